@@ -75,7 +75,6 @@ class Known(NamedTuple):
     """What a problem discloses to the agent beside its spaces. Every field is optional."""
 
     reward: Tensor | None = None  # [S, A] or [N, S, A] mean reward
-    kernel: Tensor | None = None  # [S, A, S] or [N, S, A, S] transition probabilities
     emission: Tensor | None = None  # [S, O] or [N, S, O] observation probabilities
     features: Features | None = None
     reference: Any = None  # .log_prob(observation, action) -> [N]
@@ -83,6 +82,7 @@ class Known(NamedTuple):
     score: Callable[[Tensor], Tensor] | None = None  # sequences [N, H] -> [N]
     noise: float | None = None  # standard deviation of the reward noise
     demonstrations: Demonstrations | None = None
+    model: Any = None  # rlkit.models.Model, for agents that plan
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Agents for finite Markov decision processes."""
