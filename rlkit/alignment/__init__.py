@@ -1,0 +1,1 @@
+"""Losses and estimators of alignment from preferences and rewards."""
