@@ -1,0 +1,1 @@
+"""Agents that learn to write from rewards, preferences and demonstrations."""

@@ -1,0 +1,98 @@
+"""DR-PO: policy optimisation whose episodes start from states of the demonstrations."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from rlkit.alignment.proximal import ActorCritic, Proximal, start_actor_critic, update
+from rlkit.alignment.tables import knowledge, measure, rows
+from rlkit.protocol import Spec, Transition, Tree
+from rlkit.random import Rng
+from rlkit.registry import agent
+from rlkit.tokens import Responses, generate
+from rlkit.tokens.problem import prompts
+from rlkit.validation import check_choice, check_integer, check_real
+
+
+@agent("dr_po")
+@dataclass(frozen=True)
+class DRPO:
+    """PPO in which a share of the responses continues prefixes of demonstrations.
+
+    Chang et al. (2024), "Dataset reset policy optimization for RLHF", Algorithm 1 with PPO as its
+    policy optimiser. The length of a prefix is uniform on `0 .. H - 1`. The released code never
+    draws 0, so that with a share of 1 the first token is not trained at all: `official_lengths`.
+
+    Raises:
+        ValueError: a field outside its range.
+    """
+
+    share: float = 0.5  # of responses that start from a demonstration, in [0, 1]
+    official_lengths: bool = False  # prefixes of 1 .. H - 1 tokens, as released
+    beta: float = 0.05  # weight of the divergence from the reference, > 0
+    batch: int = 64  # responses a step, >= 2
+    rate: float = 0.05  # step size of the policy, > 0
+    value_rate: float = 0.05  # step size of the critic, > 0
+    clip: float = 0.2  # of the probability ratio, in (0, 1)
+    epochs: int = 4  # passes over a batch, >= 1
+    trace: float = 0.95  # lambda of the advantage estimates, in [0, 1]
+
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    compilable: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_real("share", self.share, 0, 1)
+        check_choice("official_lengths", self.official_lengths, (True, False))
+        for name in ("beta", "rate", "value_rate"):
+            check_real(name, getattr(self, name), 0, open_low=True)
+        check_integer("batch", self.batch, 2)
+        check_real("clip", self.clip, 0, 1, open_low=True, open_high=True)
+        check_integer("epochs", self.epochs, 1)
+        check_real("trace", self.trace, 0, 1)
+
+    @property
+    def proximal(self) -> Proximal:
+        """Coefficients of an update."""
+        return Proximal(self.beta, self.rate, self.value_rate, self.clip, self.epochs, self.trace)
+
+    def initial(self, spec: Spec, rng: Rng) -> ActorCritic:
+        """The reference, and values of zero.
+
+        Raises:
+            ValueError: no demonstrations to start from, or one-token responses with
+                `official_lengths`.
+        """
+        known = knowledge(spec)
+        if self.share > 0 and known.data.outcome.shape[1] == 0:
+            raise ValueError(f"share = {self.share}, but there are no demonstrations to reset to")
+        if self.official_lengths and known.automaton.horizon < 2:
+            raise ValueError("official_lengths = True; accepted: responses of two tokens or more")
+        return start_actor_critic(spec)
+
+    def act(
+        self, spec: Spec, state: ActorCritic, observation: Tree, rng: Rng
+    ) -> tuple[Responses, ActorCritic]:
+        """A batch of responses, some of them begun by a demonstration."""
+        known = knowledge(spec)
+        asked = prompts(known.automaton, self.batch, rng)
+        if self.share == 0:
+            return generate(known.automaton, state.policy.table, asked, rng), state
+        shown = known.data.demonstration
+        chosen = rows(shown, rng.integers("demonstration", shown.prompt.shape[1], self.batch))
+        first = int(self.official_lengths)
+        length = first + rng.integers("length", known.automaton.horizon - first, self.batch)
+        reset = rng.uniform("reset", self.batch) < self.share
+        asked = torch.where(reset, chosen.prompt, asked)
+        given = torch.where(reset, length, torch.zeros_like(length))
+        table = state.policy.table
+        return generate(known.automaton, table, asked, rng, chosen.token, given), state
+
+    def learn(self, spec: Spec, state: ActorCritic, batch: Transition, rng: Rng) -> ActorCritic:
+        """An update on the tokens that the policy wrote."""
+        return update(spec, state, batch.action, batch.feedback.reward, self.proximal)
+
+    def diagnostics(self, spec: Spec, state: ActorCritic) -> dict[str, Tensor]:
+        """Exact gold reward, divergence, entropy and gap `[N]`."""
+        return measure(spec, state.policy.table, self.beta)

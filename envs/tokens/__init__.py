@@ -1,0 +1,1 @@
+"""Token MDPs with known optimum."""
