@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rlkit.random import MASK
 
-ACCEPT_BITS = 23  # resolution of an acceptance probability
+ACCEPT_BITS = 23
+WHOLE = 1 << ACCEPT_BITS  # resolution of an acceptance probability
 LABEL_BITS = 20  # largest label below 2**20
 LABELS = 1 << LABEL_BITS
 BLOCK = 4096  # rows built at once
@@ -20,8 +21,8 @@ BLOCK = 4096  # rows built at once
 class Alias(NamedTuple):
     """Acceptance probabilities and second outcomes, `[..., K]` each."""
 
-    accept: Tensor  # float64 in [0, 1]
-    other: Tensor  # int64 in [0, K)
+    accept: Tensor  # float64 in [0, 1], a multiple of 1 / WHOLE
+    other: Tensor  # int64 in [0, K), the column itself where accept is 1
 
 
 def alias(probability: Tensor) -> Alias:
@@ -57,7 +58,9 @@ def sweep(probability: Tensor) -> Alias:
         after = torch.where(spent, pick(share, giver) + rest - 1, rest + own - 1)
         rest = torch.where(live, after, rest)
         strong, light = strong + spent.long(), light + fill.long()
-    return Alias(accept.clamp(0, 1), other)
+    # In steps of the resolution, and without a second outcome where that would never be drawn.
+    accept = torch.round(accept.clamp(0, 1) * WHOLE) / WHOLE
+    return Alias(accept, torch.where(accept < 1, other, torch.arange(count).to(other)))
 
 
 def pick(values: Tensor, index: Tensor) -> Tensor:
@@ -78,11 +81,13 @@ def pack(table: Alias, label: Tensor) -> Tensor:
         label: what outcome `k` of a row yields, `[..., K]` int64 in `[0, 2**20)`.
     """
     second = label.gather(-1, table.other)
-    scaled = torch.round(table.accept * 2**ACCEPT_BITS).long()
-    whole = scaled >= 2**ACCEPT_BITS
-    second = torch.where(whole, label, second)
-    scaled = scaled.clamp(max=2**ACCEPT_BITS - 1)
+    scaled = torch.round(table.accept * WHOLE).long().clamp(max=WHOLE - 1)
     return (scaled << (2 * LABEL_BITS)) | (label << LABEL_BITS) | second
+
+
+def first_label(entry: Tensor) -> Tensor:
+    """Label of the first outcome of packed columns, `[...]` as `entry`."""
+    return (entry >> LABEL_BITS) & (LABELS - 1)
 
 
 class Draw(NamedTuple):

@@ -62,7 +62,8 @@ class Model(NamedTuple):
         """`r(s, a) + discount * E value(s')`, `[..., S, A]` of `value` `[..., S]`."""
         if self.batched:
             flat = self.successor.reshape(self.successor.shape[0], -1)
-            following = value.gather(1, flat).reshape(self.successor.shape)
+            own = value.expand(flat.shape[0], -1)
+            following = own.gather(1, flat).reshape(self.successor.shape)
         else:
             following = value[..., self.successor]
         return (self.probability * (self.reward + discount * following)).sum(-1)
@@ -135,13 +136,14 @@ def from_kernel(
 ) -> Model:
     """A checked model of transition probabilities `[..., S, A, S]` and mean reward `[..., S, A]`.
 
-    Outcomes are cut to the longest row, so that a sparse kernel makes short lists.
+    Outcomes are cut to the longest row, so that a sparse kernel makes short lists; kernels of
+    replicas are not, for the longest row of one must not depend on the others.
 
     Raises:
         ValueError: as `from_outcomes`.
     """
     states = kernel.shape[-1]
-    longest = max(1, int((kernel != 0).sum(-1).max()))
+    longest = max(1, int((kernel != 0).sum(-1).max())) if kernel.dim() == 3 else states
     if longest == states:
         successor = torch.arange(states, device=kernel.device).expand(kernel.shape)
         return from_outcomes(successor, kernel, reward[..., None], start, terminal)

@@ -1,0 +1,218 @@
+"""Kernels in memory as dynamic programming wants them.
+
+A sweep reads every kernel once. With the successors outermost in memory, `[S', S * A]`, the
+expected next values of all state-action pairs are one row times this matrix. Sweeping a block of
+models that fits the cache, again and again, is then several times faster than sweeping all models
+in turn. Rows are padded to whole cache lines: products of matrices round differently where
+operands or results are not aligned, and a model's bits must not depend on the batch it is in.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlkit.models import ROUNDING, Dense, Model, check_rows, where
+
+LINE = 8  # float64 numbers in a cache line
+CACHE = 5 * 2**20  # bytes of kernels that are swept together
+SPARSE = 8  # from this many states per outcome on, lists are looked up as they are
+
+
+class Matrix(NamedTuple):
+    """Models with the successors outermost; kernels or rewards lead with 1 where shared."""
+
+    kernel: Tensor  # [B or 1, S', W], of which the first S * A columns count
+    reward: Tensor  # [B or 1, S, A]
+
+    def following(self, value: Tensor) -> Tensor:
+        """`E value(s')`, `[B, S, A]` of `value` `[B, S]`."""
+        return expected_next(self.kernel, value, self.reward.shape[-1])
+
+    def lookahead(self, value: Tensor, discount: float = 1.0) -> Tensor:
+        """`r(s, a) + discount * E value(s')`, `[B, S, A]` of `value` `[B, S]`."""
+        # Not one fused operation: its rounding depends on whether it is vectorised.
+        return self.reward + discount * self.following(value)
+
+
+Backup = Matrix | Model
+
+
+def expected_next(wide: Tensor, value: Tensor, actions: int) -> Tensor:
+    """`E value(s')`, `[B, S, A]` of `value` `[B, S]` and kernels `[B or 1, S', W]` of `matrix`."""
+    states = value.shape[1]
+    rows = torch.bmm(value[:, None], wide.expand(value.shape[0], -1, -1)).squeeze(1)
+    return rows[:, : states * actions].unflatten(1, (actions, states)).mT
+
+
+def look_ahead_into(out: Tensor, backup: Backup, value: Tensor) -> None:
+    """Write `backup.lookahead(value)` to `out` `[B, S, A]`, which need not be contiguous."""
+    if isinstance(backup, Matrix):
+        torch.add(backup.reward, backup.following(value), out=out)
+    else:
+        out.copy_(backup.lookahead(value))
+
+
+class Block(NamedTuple):
+    """Some replicas, to be swept together."""
+
+    rows: slice
+    model: Model | Dense  # theirs as given, without `B` where it is shared
+    backup: Backup  # theirs, for `lookahead` of values `[B, S]`
+
+
+def successor_major(kernel: Tensor) -> Tensor:
+    """The same kernels `[..., S, A, S]`, in memory as `[..., S', S * A]` with padded rows.
+
+    Planners use a `Dense` of such kernels without copying them.
+    """
+    states, actions = kernel.shape[-3:-1]
+    wide = matrix(kernel if kernel.dim() == 4 else kernel[None])
+    laid = wide[..., : states * actions].unflatten(-1, (actions, states)).permute(0, 3, 2, 1)
+    return laid if kernel.dim() == 4 else laid[0]
+
+
+def matrix(kernel: Tensor, buffer: Tensor | None = None) -> Tensor:
+    """Kernels `[B, S, A, S]` as `[B, S', W]`, rows padded; without a copy if they lie like this.
+
+    A copy is written to the `buffer`, if given: memory at hand is faster than fresh one.
+    """
+    replicas, states, actions, _ = kernel.shape
+    outer, one, across, middle = kernel.stride()
+    width = states * actions + -states * actions % LINE
+    end = kernel.storage_offset() + (replicas - 1) * outer + states * middle
+    room = kernel.untyped_storage().nbytes() // kernel.element_size()
+    aligned = outer % LINE == 0 or replicas == 1
+    if (middle, across, one) == (width, states, 1) and aligned and end <= room:
+        return kernel.as_strided((replicas, states, width), (outer, width, 1))
+    wide = kernel.new_zeros(replicas, states, width) if buffer is None else buffer[:replicas]
+    laid = wide[..., : states * actions].unflatten(-1, (actions, states))
+    laid.copy_(kernel.permute(0, 3, 2, 1))
+    return wide
+
+
+def leading(model: Model | Dense, *others: tuple[Tensor, int]) -> tuple[int, ...]:
+    """`(N,)` where the model or another tensor is given per replica, `()` where none is.
+
+    Args:
+        model: whose shapes are checked.
+        others: further tensors, each with its number of dimensions without `N`.
+
+    Raises:
+        ValueError: shapes do not fit each other.
+    """
+    states, actions = model.size
+    if isinstance(model, Dense):
+        fits = model.kernel.shape[-3:] == (states, actions, states)
+        pairs = ((model.kernel, 3), (model.reward, 2))
+    else:
+        outcomes = model.probability.shape[-1]
+        fits = model.successor.shape == model.probability.shape
+        fits &= model.reward.shape[-3:] in ((*model.size, outcomes), (*model.size, 1))
+        pairs = ((model.probability, 3), (model.reward, 3))
+    if not fits:
+        text = ", ".join(f"{k} {tuple(v.shape)}" for k, v in model._asdict().items())
+        raise ValueError(f"{text}; accepted: the shapes that {type(model).__name__} documents")
+    if any(tensor.dtype != torch.float64 for tensor, _ in pairs):
+        types = ", ".join(str(tensor.dtype) for tensor, _ in pairs)
+        raise ValueError(f"probabilities and rewards are {types}; accepted: torch.float64")
+    return replicas(*pairs, *others)
+
+
+def replicas(*tensors: tuple[Tensor, int]) -> tuple[int, ...]:
+    """`(N,)` where a tensor has one dimension more than the number it comes with, else `()`.
+
+    Raises:
+        ValueError: another number of dimensions, or numbers of replicas that differ.
+    """
+    found: set[int] = set()
+    for tensor, dimensions in tensors:
+        if tensor.dim() not in (dimensions, dimensions + 1):
+            raise ValueError(
+                f"shape {tuple(tensor.shape)}; accepted: {dimensions} dimensions, after that of "
+                "the replicas where each has its own"
+            )
+        found |= set(tensor.shape[:-dimensions])
+    if len(found) > 1:
+        raise ValueError(f"{sorted(found)} replicas; accepted: as many everywhere")
+    return tuple(found)
+
+
+def own(tensor: Tensor, rows: slice, dimensions: int) -> Tensor:
+    """Those rows of a tensor that has a replica dimension before `dimensions` others, else all."""
+    return tensor[rows] if tensor.dim() > dimensions else tensor
+
+
+def restricted(model: Model | Dense, rows: slice) -> Model | Dense:
+    """The model of those rows."""
+    if isinstance(model, Dense):
+        return Dense(own(model.kernel, rows, 3), own(model.reward, rows, 2))
+    return Model(
+        own(model.successor, rows, 3),
+        own(model.probability, rows, 3),
+        own(model.reward, rows, 3),
+        own(model.start, rows, 1),
+        own(model.terminal, rows, 1),
+    )
+
+
+def blocks(model: Model | Dense, count: int, check: bool = True) -> Iterator[Block]:
+    """Cut `count` replicas of a model into blocks that fit the cache; a single one on a GPU.
+
+    Raises:
+        ValueError: probabilities that do not sum to 1, a reward that is not finite; names state
+            and action. Without `check`, nothing is read back from the device.
+    """
+    if check:
+        check_reward(model)
+        if isinstance(model, Model):
+            check_rows(model.probability)
+    states, actions = model.size
+    dense, shared, width = True, False, states
+    if isinstance(model, Dense):
+        shared = model.kernel.dim() == 3
+    else:
+        outcomes = model.probability.shape[-1]
+        dense, shared = SPARSE * outcomes > states, not model.batched
+        width = states if dense else 4 * outcomes
+    fitting = max(1, CACHE // (8 * states * actions * (4 if shared else width)))
+    size = fitting if model.reward.device.type == "cpu" else max(1, count)
+    buffer: Tensor | None = None
+    for begin in range(0, count, size):
+        rows = slice(begin, min(begin + size, count))
+        part = restricted(model, rows)
+        if isinstance(part, Dense) or dense:
+            kernel, reward = batched(part)
+            wide = matrix(kernel, buffer)
+            buffer = None if wide.data_ptr() == kernel.data_ptr() else wide
+            backup: Backup = Matrix(wide, reward.mT.contiguous().mT)
+            if check and isinstance(model, Dense) and not sound(wide[..., : states * actions]):
+                check_rows(model.kernel)
+        else:
+            backup = part
+        yield Block(rows, part, backup)
+
+
+def batched(model: Model | Dense) -> Dense:
+    """Kernel `[B, S, A, S]` and mean reward `[B, S, A]`, `B = 1` where they are shared."""
+    kernel, reward = model.dense() if isinstance(model, Model) else model
+    return Dense(
+        kernel if kernel.dim() == 4 else kernel[None], reward if reward.dim() == 3 else reward[None]
+    )
+
+
+def sound(kernel: Tensor) -> bool:
+    """Whether the columns of `[B, S', S * A]` are distributions; costs no more than a sweep."""
+    ones = kernel.new_ones(1, 1, kernel.shape[1]).expand(kernel.shape[0], -1, -1)
+    total = torch.bmm(ones, kernel)
+    return bool(((total - 1).abs() <= ROUNDING).all() & (kernel.amin() >= 0))
+
+
+def check_reward(model: Model | Dense) -> None:
+    """Refuse a reward that is not finite, naming state and action."""
+    strange = ~torch.isfinite(model.reward)
+    if bool(strange.any()):
+        mask = strange[..., None] if isinstance(model, Dense) else strange
+        found = model.reward[strange][0].item()
+        raise ValueError(f"reward of {where(mask)} is {found}; accepted: finite numbers")
