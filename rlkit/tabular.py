@@ -19,10 +19,11 @@ OPTIMAL = 1e-9  # gap up to which an action counts as optimal
 
 
 class Stepping(NamedTuple):
-    """What a step reads: flat tables, those of replica `n` after those of `n - 1`."""
+    """What a step reads; every leaf leads with `N` where replicas have models of their own."""
 
     packed: Tensor  # [rows * K] int64 alias columns of the successors, row = state * A + action
     reward: Tensor  # [rows] or, where outcomes differ in pay, [rows * K * 2]: both of each column
+    noise: Tree  # [rows] float32 standard deviations; () if they are alike
     goes_on: Tree  # [states] float32, 0 where terminal; () if no state is
     start: Tensor  # [K0] packed alias columns of the start, or [1]: the only start
     regret: Tensor  # [stages * rows] float64 gap of the action, per stage with a finite horizon
@@ -48,16 +49,27 @@ class TabularProblem:
 
     Observation: the state. Regret of a step is the gap `V*(s) - Q*(s, a)` of the optimal policy
     (of the stage in a finite horizon; `gain + bias - Q` for average reward). Over an episode the
-    gaps add up, in expectation, to the difference between optimal and achieved value.
+    gaps, discounted where the problem is, add up in expectation to the difference between optimal
+    and achieved value.
     """
 
-    gamma: ClassVar[float | None] = None
-    noise: ClassVar[float] = 0.0  # standard deviation of normal noise on every reward
+    # Range of the rewards where replicas draw their own: it must not depend on the draw.
+    reward_bounds: ClassVar[tuple[float, float] | None] = None
 
     @property
     def horizon(self) -> int | None:
         """Time limit, None for a task that never ends."""
         return None
+
+    @property
+    def gamma(self) -> float | None:
+        """Discount factor, None where rewards are not discounted."""
+        return None
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of normal noise on every reward."""
+        return 0.0
 
     def model(self, rng: Rng) -> Model:
         """The tables, with leading `N` where each replica draws its own.
@@ -72,12 +84,25 @@ class TabularProblem:
         """Whether the optimum depends on the steps left."""
         return self.gamma is None and self.horizon is not None
 
+    def noise_table(self, model: Model) -> Tensor | None:
+        """Standard deviation of the noise `[..., S, A]` where it differs, else None."""
+        return None
+
     def instance(self, rng: Rng) -> Instance:
-        """Tables of the model and its optimum."""
+        """Tables of the model and its optimum.
+
+        Raises:
+            ValueError: episodes that can terminate in a task that never ends; see also `solve`.
+        """
         model = self.model(rng)
+        if self.horizon is None and bool(model.terminal.any()):
+            raise ValueError("horizon = None, but there are terminal states: give a time limit")
         gap, optimum = self.solve(model)
-        tables = Tables(model, stepping(model, gap), optimum)
-        return Instance(replica=tables) if model.batched else Instance(shared=tables)
+        read = stepping(model, gap, self.noise_table(model))
+        if not model.batched:
+            return Instance(shared=Tables(model, read, optimum))
+        alike = {name: lead(getattr(model, name), rng.n) for name in ("start", "terminal")}
+        return Instance(replica=Tables(model._replace(**alike), read, optimum))
 
     def solve(self, model: Model) -> tuple[Tensor, Tensor]:
         """Gaps `[..., S, A]`, or `[..., H, S, A]` if staged, and the optimal value of the start.
@@ -100,12 +125,8 @@ class TabularProblem:
         packed = tables.stepping.start
         zero = torch.zeros_like(rng.replica)
         row = torch.arange(rng.n, device=rng.device) if tables.model.batched else zero
-        columns = packed.shape[0] // (rng.n if tables.model.batched else 1)
-        if columns == 1:
-            state = (packed.index_select(0, row) >> alias.LABEL_BITS) & (alias.LABELS - 1)
-        else:
-            state = alias.draw(packed, row, columns, rng.words("start", 1)[:, 0]).label
-        return TabularState(state, zero if self.staged else ())
+        out = drawn(packed.reshape(-1), row, packed.shape[-1], rng, "start")
+        return TabularState(out.label, zero if self.staged else ())
 
     def transition(self, instance: Instance, state: TabularState, action: Tensor, rng: Rng) -> Step:
         """Draw the successor and pay its reward."""
@@ -113,21 +134,25 @@ class TabularProblem:
         read = tables.stepping
         row = rows(tables.model, state.state, action)
         columns = tables.model.probability.shape[-1]
-        if columns == 1:
-            following = (read.packed.index_select(0, row) >> alias.LABEL_BITS) & (alias.LABELS - 1)
-            reward = read.reward.index_select(0, row)
-        else:
-            out = alias.draw(read.packed, row, columns, rng.words("successor", 1)[:, 0])
-            following = out.label
-            alike = tables.model.reward.shape[-1] == 1
-            reward = read.reward.index_select(0, row if alike else 2 * out.column + out.second)
-        if self.noise:
+        out = drawn(read.packed.reshape(-1), row, columns, rng, "successor")
+        alike = columns == 1 or tables.model.reward.shape[-1] == 1
+        reward = read.reward.reshape(-1).index_select(
+            0, row if alike else 2 * out.column + out.second
+        )
+        if isinstance(read.noise, Tensor):
+            spread = read.noise.reshape(-1).index_select(0, row)
+            reward = reward + spread * rng.normal("noise")
+        elif self.noise:
             reward = reward + self.noise * rng.normal("noise")
         discount = torch.ones_like(reward)
         if isinstance(read.goes_on, Tensor):
-            discount = read.goes_on.index_select(0, places(tables.model, following))
-        stage = state.stage + 1 if self.staged else ()
-        return Step(TabularState(following, stage), reward, discount)
+            place = places(tables.model, out.label)
+            discount = read.goes_on.reshape(-1).index_select(0, place)
+        return Step(TabularState(out.label, self.after(state.stage)), reward, discount)
+
+    def after(self, stage: Tree) -> Tree:
+        """The next stage; the last one stays where a run is given a longer time limit."""
+        return (stage + 1).clamp(max=(self.horizon or 1) - 1) if self.staged else ()
 
     def observe(self, instance: Instance, state: TabularState) -> Tensor:
         """The state `[N]`."""
@@ -138,31 +163,75 @@ class TabularProblem:
         model = held(instance).model
         states, actions = model.size
         known = Known(reward=model.mean_reward, model=model)
-        low, high = float("-inf"), float("inf")
-        if not self.noise:
-            low, high = float(model.reward.min()), float(model.reward.max())
-        return Spec(
-            Discrete(states), Discrete(actions), self.horizon, known, reward_range=(low, high)
-        )
+        bounds = self.reward_bounds
+        noisy = bool(self.noise) or isinstance(held(instance).stepping.noise, Tensor)
+        if bounds is None and not noisy and not model.batched:
+            paid = model.reward.float()  # as the step pays it
+            bounds = (float(paid.min()), float(paid.max()))
+        bounds = bounds or (float("-inf"), float("inf"))
+        return Spec(Discrete(states), Discrete(actions), self.horizon, known, reward_range=bounds)
 
     def diagnostics(
         self, instance: Instance, state: TabularState, action: Tensor
     ) -> dict[str, Tensor]:
         """Gap of the action `[N]` and whether it was optimal."""
         tables = held(instance)
-        row = rows(tables.model, state.state, action)
-        if self.staged:
-            # Stages of one replica lie behind one another, before the next replica's.
-            states, actions = tables.model.size
-            size, horizon = states * actions, self.horizon or 1
-            own = state.state * actions + action
-            row = (row - own) * horizon + state.stage * size + own
-        gap = tables.stepping.regret.index_select(0, row)
+        gap = tables.stepping.regret.reshape(-1).index_select(
+            0, self.gap_rows(tables.model, state, action)
+        )
         return {"regret": gap, "optimal": (gap <= OPTIMAL).float()}
+
+    def gap_rows(self, model: Model, state: TabularState, action: Tensor) -> Tensor:
+        """Flat position `[N]` of the action's gap at the present stage."""
+        row = rows(model, state.state, action)
+        if not self.staged:
+            return row
+        # Stages of one replica lie behind one another, before the next replica's.
+        states, actions = model.size
+        size, horizon = states * actions, self.horizon or 1
+        own = state.state * actions + action
+        return (row - own) * horizon + state.stage * size + own
+
+    def optimal_action(self, instance: Instance, state: TabularState) -> Tensor:
+        """An optimal action in every replica's state `[N]`."""
+        tables = held(instance)
+        actions = tables.model.size[1]
+        first = self.gap_rows(tables.model, state, torch.zeros_like(state.state))
+        every = first[:, None] + torch.arange(actions, device=first.device)
+        gap = tables.stepping.regret.reshape(-1).index_select(0, every.reshape(-1))
+        return gap.reshape(-1, actions).argmin(1)
+
+    def optimal_policy(self, instance: Instance) -> Tensor:
+        """Optimal actions `[..., S]`, or `[..., H, S]` of every stage if staged."""
+        return self.gap_table(instance).argmin(-1)
+
+    def gap_table(self, instance: Instance) -> Tensor:
+        """`V* - Q*`, `[..., S, A]`, or `[..., H, S, A]` of every stage if staged."""
+        tables = held(instance)
+        flat = tables.stepping.regret
+        stages = (self.horizon or 1,) if self.staged else ()
+        return flat.reshape(*flat.shape[:-1], *stages, *tables.model.size)
 
     def optimal_value(self, instance: Instance) -> Tensor:
         """Value of the start under the optimal policy, or the gain: `[N]`, 0-d if shared."""
         return held(instance).optimum
+
+    def state_values(self, instance: Instance) -> Tensor:
+        """Optimal values `[..., S]` at the start of an episode; the bias for average reward."""
+        model = held(instance).model
+        if self.gamma is not None:
+            return planning.policy_iteration(model, self.gamma).value
+        if self.horizon is not None:
+            return planning.backward_induction(model, self.horizon).value[..., 0, :]
+        return planning.gain_and_bias(model).bias
+
+    def span(self, instance: Instance) -> Tensor:
+        """Largest minus smallest of `state_values`, `[...]`."""
+        return planning.span(self.state_values(instance))
+
+    def diameter(self, instance: Instance) -> Tensor:
+        """Expected steps between the two states furthest apart, on the fastest way, `[...]`."""
+        return planning.diameter(held(instance).model)
 
 
 def held(instance: Instance) -> Tables:
@@ -189,8 +258,23 @@ def places(model: Model, state: Tensor) -> Tensor:
     return offset + state
 
 
-def stepping(model: Model, gap: Tensor) -> Stepping:
+def drawn(packed: Tensor, row: Tensor, columns: int, rng: Rng, name: str) -> alias.Draw:
+    """Outcomes of `row` `[N]`; a certain one costs no random number."""
+    if columns > 1:
+        return alias.draw(packed, row, columns, rng.words(name, 1)[:, 0])
+    return alias.Draw(alias.first_label(packed.index_select(0, row)), row, torch.zeros_like(row))
+
+
+def lead(table: Tensor, replicas: int) -> Tensor:
+    """`table` `[S]` or `[N, S]` as `[N, S]`."""
+    return table.expand(replicas, -1)
+
+
+def stepping(model: Model, gap: Tensor, noise: Tensor | None = None) -> Stepping:
     """Flat tables of a model.
+
+    Shapes do not depend on what replicas drew: the start counts as certain, and states as never
+    terminal, only where all replicas share `model.start` `[S]` and `model.terminal` `[S]`.
 
     Raises:
         ValueError: more than 2**20 states.
@@ -203,18 +287,25 @@ def stepping(model: Model, gap: Tensor) -> Stepping:
     reward = model.reward
     if reward.shape[-1] > 1:
         reward = torch.stack([reward, reward.gather(-1, table.other)], -1)
-    goes_on: Tree = (~model.terminal).float().reshape(-1) if bool(model.terminal.any()) else ()
+    batch = model.probability.shape[:-3]
+    flat = (*batch, -1)
+    goes_on: Tree = ()
+    if model.terminal.dim() > 1 or bool(model.terminal.any()):
+        goes_on = (~model.terminal).float().expand(*batch, -1).contiguous()
     return Stepping(
-        packed.reshape(-1),
-        reward.float().reshape(-1),
+        packed.reshape(flat),
+        reward.float().reshape(flat),
+        () if noise is None else noise.float().reshape(flat),
         goes_on,
-        starts(model.start).reshape(-1),
-        gap.reshape(-1),
+        starts(model.start).expand(*batch, -1).contiguous(),
+        gap.reshape(flat),
     )
 
 
 def starts(start: Tensor) -> Tensor:
-    """Packed alias columns `[..., K0]` of the states with positive probability in `[..., S]`."""
-    count = max(1, int((start > 0).sum(-1).max()))
-    order = torch.argsort((start <= 0).long(), dim=-1, stable=True)[..., :count]
-    return alias.pack(alias.alias(start.gather(-1, order)), order)
+    """Packed alias columns `[..., K0]` of the states of `[N, S]`, of the possible ones of `[S]`."""
+    if start.dim() > 1:
+        order = torch.arange(start.shape[-1], device=start.device).expand(start.shape)
+        return alias.pack(alias.alias(start), order)
+    order = (start > 0).nonzero().squeeze(1)
+    return alias.pack(alias.alias(start[order]), order)

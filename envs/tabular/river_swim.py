@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from rlkit.grids import Scene
 from rlkit.models import Model, from_kernel
+from rlkit.protocol import Instance
 from rlkit.random import Rng
 from rlkit.registry import problem
 from rlkit.tabular import TabularProblem
@@ -47,3 +50,7 @@ class RiverSwim(TabularProblem):
         start = torch.zeros(self.states, dtype=torch.float64)
         start[0] = 1.0
         return from_kernel(kernel.to(rng.device), reward.to(rng.device), start.to(rng.device))
+
+    def render(self, instance: Instance, observation: Tensor) -> Scene:
+        """The river as one row."""
+        return Scene(("S" + "." * (self.states - 2) + "G",), (0, int(observation[0])))

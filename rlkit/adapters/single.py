@@ -1,5 +1,6 @@
 """One replica of a problem as a Gymnasium environment on numpy."""
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -8,10 +9,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from rlkit.adapters import render
 from rlkit.adapters.arrays import flat_rows, flat_space, to_numpy
-from rlkit.adapters.render import Tally
 from rlkit.engine import BatchedEnv
-from rlkit.protocol import Discrete, Problem
+from rlkit.grids import Scene
+from rlkit.protocol import Discrete, Instance, Problem
 from rlkit.validation import check_choice
 
 
@@ -23,7 +25,8 @@ class SingleEnv(gymnasium.Env[Any, Any]):
 
     Args:
         problem: what to simulate.
-        render_mode: None, "ansi" or "rgb_array" (tasks with discrete actions).
+        render_mode: None, "ansi" or "rgb_array" (tasks with discrete actions, and problems with a
+            method `render(instance, observation) -> Scene`, `observation` `[1, ...]`).
         max_episode_steps: time limit in place of the problem's own, >= 1.
         device: where the engine computes.
         first_replica: which replica this is, >= 0.
@@ -58,12 +61,14 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         self.action_space = self.batch.single_action_space
         action = self.batch.spec_.action
         self._actions = action.n if isinstance(action, Discrete) else 0
-        drawn = ["ansi", "rgb_array"] if self._actions else []
+        self._scene: Callable[[Instance, Tensor], Scene] | None = getattr(problem, "render", None)
+        drawn = ["ansi", "rgb_array"] if self._actions or self._scene else []
         self.metadata = {"render_modes": drawn, "render_fps": 4}
         if render_mode is not None:
             check_choice("render_mode", render_mode, drawn)
         self.render_mode = render_mode
-        self._tally: Tally | None = None
+        self._tally: render.Tally | None = None
+        self._seen: Tensor | None = None
         self._running = False
 
     def reset(
@@ -78,8 +83,9 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         if seed is not None and seed >= 2**32:
             seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         observation, info = self.batch.reset(seed=seed)
-        if self.render_mode is not None and (seed is not None or self._tally is None):
-            self._tally = Tally(self._actions)
+        pictured = self.render_mode is not None and self._scene is None
+        if pictured and (seed is not None or self._tally is None):
+            self._tally = render.Tally(self._actions)
         self._running = True
         return self._view(observation), info
 
@@ -107,13 +113,21 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         return self._view(done.final), reward, terminated, truncated, info
 
     def _view(self, observation: Tensor) -> Any:
+        self._seen = observation
         if isinstance(self.observation_space, spaces.Discrete):
             return int(observation)
         array = to_numpy(observation)
         return flat_rows(array)[0] if self._flatten else array[0]
 
     def render(self) -> Any:
-        """Counts and mean rewards of the actions since the last seed: text or `[H, W, 3]`."""
-        if self._tally is None:
+        """The problem's scene, text or `[H, W, 3]`; None before the first reset.
+
+        Problems that draw none show counts and mean rewards of the actions since the last seed.
+        """
+        textual = self.render_mode == "ansi"
+        if self._tally is not None:
+            return self._tally.text() if textual else self._tally.picture()
+        if self.render_mode is None or self._scene is None or self._seen is None:
             return None
-        return self._tally.text() if self.render_mode == "ansi" else self._tally.picture()
+        scene = self._scene(self.batch.instance, self._seen)
+        return render.text(scene) if textual else render.picture(scene)
