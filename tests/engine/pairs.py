@@ -13,12 +13,25 @@ from rlkit import registry
 from rlkit.rollout import Rollout, Run
 
 STEPS = 24
+SMALL: dict[str, dict[str, Any]] = {
+    "FiniteHypothesisBandit-v0": {"hypotheses": 50},
+    "FactoredTaxi-v0": {"size": 2},
+    "RandomFactoredMDP-v0": {"state_features": 3, "action_features": 2},
+    "ids_linear": {"samples": 16},
+    # Short episodes: planners take less, and the run sees their ends.
+    "Bifurcation-v0": {"horizon": 9},
+    "DeepSea-v0": {"size": 5},
+    "FrozenLake-v0": {"horizon": 9},
+    "Garnet-v0": {"states": 8, "horizon": 9},
+    "GridWorld-v0": {"horizon": 9},
+    "RandomMDP-v0": {"states": 5, "horizon": 9},
+    "Taxi-v0": {"horizon": 5},
+}
 
 
 def component(kind: str, name: str) -> Any:
     """A problem or agent with its default fields, small where the default is large."""
-    small = {"FiniteHypothesisBandit-v0": {"hypotheses": 50}, "ids_linear": {"samples": 16}}
-    return registry.load(kind, name)(**small.get(name, {}))
+    return registry.load(kind, name)(**SMALL.get(name, {}))
 
 
 def names(kind: str) -> list[str]:

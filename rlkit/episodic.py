@@ -1,0 +1,141 @@
+"""Learners that plan when an episode ends and hold the plan for the next one.
+
+What differs between them is how they turn experience into action values. All replicas plan at
+once where their episodes end together; else those that must, with the same numbers.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from rlkit.experience import (
+    Episode,
+    Experience,
+    absorb,
+    empty,
+    episode_length,
+    extend,
+    restart,
+    sizes,
+    start_episode,
+)
+from rlkit.planning.layout import expected_next, matrix
+from rlkit.protocol import Spec, Transition
+from rlkit.random import Rng
+from rlkit.sampling import argmax, choose
+
+UNROLL = 16  # up to this many successors an expectation is written out, term by term
+
+
+class Learner(NamedTuple):
+    """State of a learner of this kind."""
+
+    experience: Experience
+    episode: Episode
+    q: Tensor  # [N, H * S, A] float64 action values in use
+
+
+Planner = Callable[[Spec, Experience, Rng], Tensor]  # action values [N, H, S, A]
+
+
+def start(spec: Spec, rng: Rng, plan: Planner, staged: bool = False) -> Learner:
+    """A learner without experience, its first plan made.
+
+    Args:
+        spec: of a task with episodes.
+        rng: stream of the first plan.
+        plan: from experience to action values `[N, H, S, A]`.
+        staged: whether transitions and rewards are learned for each stage on its own.
+
+    Raises:
+        ValueError: no Discrete states and actions, no episode length, too large a table.
+    """
+    stages = episode_length(spec) if staged else 1
+    experience = empty(spec, rng, stages)
+    q = plan(spec, experience, rng).flatten(1, 2)
+    return Learner(experience, start_episode(spec, rng), q)
+
+
+def act(spec: Spec, learner: Learner, observation: Tensor, rng: Rng) -> Tensor:
+    """The best action `[N]` of the plan, ties broken uniformly."""
+    row = learner.episode.stage * sizes(spec)[0] + observation
+    return argmax(choose(learner.q, row), rng)
+
+
+def learn(
+    spec: Spec, learner: Learner, batch: Transition, rng: Rng, plan: Planner, staged: bool = False
+) -> Learner:
+    """Note the step; where an episode ended, plan the next. Arguments as `start`."""
+    episode = extend(spec, learner.episode, batch, staged)
+    if not bool(batch.last.any()):
+        return learner._replace(episode=episode)
+    experience = absorb(learner.experience, episode, batch)
+    if bool(batch.last.all()):
+        q = plan(spec, experience, rng).flatten(1, 2)
+    else:
+        rows = batch.last.nonzero().squeeze(1)
+        part = tree_map(lambda leaf: leaf[rows], experience)
+        few = plan(some(spec, rows), part, replace(rng, replica=rng.replica[rows]))
+        q = learner.q.index_copy(0, rows, few.flatten(1, 2))
+    return Learner(experience, restart(episode, batch.last), q)
+
+
+def some(spec: Spec, rows: Tensor) -> Spec:
+    """What is known of the replicas `rows` `[n]` alone."""
+    reward = spec.known.reward
+    if reward is None or reward.dim() == 2:
+        return spec
+    return replace(spec, known=spec.known._replace(reward=reward[rows]))
+
+
+def best(q: Tensor) -> Tensor:
+    """Largest action value, `[..., A]` to `[...]`."""
+    return reduce(torch.maximum, q.unbind(-1))
+
+
+def expectations(kernel: Tensor) -> Callable[[Tensor], Tensor]:
+    """From values `[N, S]` of the successors to expected values `[N, S, A]`.
+
+    Args:
+        kernel: `[N, S, A, S]` weights of the successors.
+    """
+    if kernel.shape[-1] <= UNROLL:
+        columns = kernel.unbind(-1)
+
+        def written_out(value: Tensor) -> Tensor:
+            each = zip(columns, value.unbind(-1), strict=True)
+            return reduce(torch.add, [column * v[:, None, None] for column, v in each])
+
+        return written_out
+    wide, actions = matrix(kernel), kernel.shape[2]
+    return lambda value: expected_next(wide, value, actions)
+
+
+def optimism_range(spec: Spec, reward_max: float) -> float:
+    """`reward_max`, which no reward may exceed where optimism is to hold.
+
+    Raises:
+        ValueError: the problem declares larger rewards.
+    """
+    top = spec.reward_range[1]
+    if top != float("inf") and top > reward_max:
+        raise ValueError(f"reward_max = {reward_max}, but rewards go up to {top}")
+    return reward_max
+
+
+def log_term(spec: Spec, delta: float, factor: float = 1.0) -> float:
+    """`ln(factor S A T / delta)` of a run of `T` steps.
+
+    Raises:
+        ValueError: the length of the run is not known.
+    """
+    states, actions = sizes(spec)
+    if spec.total_steps is None:
+        raise ValueError("total_steps = None: the bonus depends on the length of the run")
+    return math.log(factor * states * actions * spec.total_steps / delta)
