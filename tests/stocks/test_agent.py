@@ -13,6 +13,7 @@ from rlkit.random import Rng
 from rlkit.registry import load
 from rlkit.rollout import Rollout, Run, simulate
 from rlkit.stocks import augment, best_lower_cvar, best_target, best_upper_cvar, on_lattice
+from rlkit.stocks.problem import VectorTabularProblem
 from rlkit.tabular import TabularProblem
 
 REPLICAS = 4000
@@ -168,6 +169,43 @@ def test_vector_problems_disclose_their_rewards():
             assert ((step.feedback.mean(0) - mean).abs() <= error + 1e-9).all()
             scalar = step.feedback.sum(1) if name == "Homeostasis-v0" else step.feedback[:, 0]
             assert torch.equal(step.reward, scalar)
+
+
+@dataclass(frozen=True)
+class Uneven(VectorTabularProblem):
+    """Three unlikely outcomes with rewards of their own; ends after the third."""
+
+    horizon: int = 5
+
+    def model(self, rng):
+        return from_outcomes(
+            torch.tensor([[[0, 0, 1]], [[1, 1, 1]]]),
+            torch.tensor([[[0.1, 0.6, 0.3]], [[1.0, 0.0, 0.0]]], dtype=torch.float64),
+            torch.tensor([[[1.0]], [[0.0]]]),
+            torch.tensor([1.0, 0.0]),
+            torch.tensor([False, True]),
+        )
+
+    def rewards(self, model):
+        table = torch.tensor([[1.0, -1.0], [2.0, 0.0], [4.0, 5.0]])
+        return torch.stack([table[None], torch.zeros(1, 3, 2)])
+
+
+def test_rewards_belong_to_the_outcome_that_was_drawn():
+    task, many = Uneven(), 20_000
+    streams = Streams(2, torch.arange(many))
+    instance = task.instance(streams.at("instance", 0))
+    state = task.reset(instance, streams.at("reset", 0))
+    zero = torch.zeros(many, dtype=torch.int64)
+    step = task.transition(instance, state, zero, streams.at("env", 0))
+    for index, share in enumerate((0.1, 0.6, 0.3)):
+        hit = (step.feedback == instance.shared.rewards[0, 0, index]).all(1)
+        assert abs(hit.double().mean() - share) < 4.5 * (share * (1 - share) / many) ** 0.5
+        assert (step.discount[hit] == float(index < 2)).all()
+        assert (step.state.state[hit] == int(index == 2)).all()
+    assert (step.reward == 1).all()
+    with pytest.raises(NotImplementedError, match="Bare gives no rewards"):
+        type("Bare", (VectorTabularProblem,), {})().rewards(instance.shared.model)
 
 
 @pytest.mark.parametrize(

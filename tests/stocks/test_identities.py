@@ -88,6 +88,24 @@ def test_the_reduced_plain_problem_has_the_same_value(cases, gamma, power):
             assert abs(reduced.offset + start - plain) < EXACT
 
 
+def test_greedy_steps_weigh_stocks_or_totals():
+    """One sure coin, then 0 or 1 with equal odds (action 0) or .2 (action 1)."""
+    model = from_outcomes(
+        torch.ones(2, 2, 2, dtype=torch.int64),
+        torch.full((2, 2, 2), 0.5),
+        torch.tensor([[[1.0, 1.0], [1.0, 1.0]], [[0.0, 1.0], [0.2, 0.2]]]),
+        torch.tensor([1.0, 0.0]),
+    )
+    problem, zero = reach(augment(model, 0.5, 2)), torch.zeros(1)
+    # Stocks 2 + {0, 1} or 2.2, totals 1 + {0, .5} or 1.1.
+    for level, timed, action in ((2.1, False, 1), (2.1, True, 0), (1.05, True, 1), (1.2, True, 0)):
+        utility = f.indicator(level)
+        found = dynamic_programming(problem, utility, zero, timed, admissible=False)
+        assert found.action[1].tolist() == [action]
+        total = {0: [1.0, 1.5], 1: [1.1]}[action]
+        assert abs(found.value - np.mean([x >= level for x in total])) < EXACT
+
+
 def test_any_utility_reduces_without_discount(cases):
     case, stock = cases(np.random.default_rng(3)), torch.tensor([0.7]).double()
     problem = reach(case.model())
