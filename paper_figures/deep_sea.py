@@ -28,9 +28,9 @@ NOISY = {"noise": 0.1, "goal": 0.99}
 CAPTION = """
 Deep exploration on DeepSea: only a dive of N moves right, each at a cost, finds the treasure. (a)
 Size 10, no noise: regret of PSRL with Dirichlet priors 1/S and 1 and of epsilon-greedy Q-learning
-(epsilon .1). (b) Reward noise .1: UCBVI with bonus c H / sqrt(n), c = .01; RLSVI and PSRL, both with
-prior N(0, 1) on rewards and noise .1; optimistic Q-learning with c = .01; epsilon-greedy. (c) The
-final regret of (b) against c and against the noise sigma that RLSVI assumes; dashed: PSRL. With
+(epsilon .1). (b) Reward noise .1: UCBVI with bonus c H / sqrt(n), c = .01; RLSVI and PSRL, both
+with prior N(0, 1) on rewards and noise .1; optimistic Q-learning with c = .01; epsilon-greedy. (c)
+The final regret of (b) against c and against the noise sigma that RLSVI assumes; dashed: PSRL. With
 c = .1 UCBVI is behind PSRL. (d) No noise: episodes that missed the treasure against the size;
 dotted: all 4000 / N episodes. Lines and points are means over 32 replicas, the same for all agents,
 bands and bars 95 % intervals.

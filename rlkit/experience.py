@@ -155,13 +155,13 @@ def add(
 
     States that `batch` found to end an episode are marked.
     """
-    rows, actions = experience.count.shape[1:]
+    rows, actions = experience.visits.shape[1:]
     pair, paid = place % (rows * actions), weight * reward
     over = (batch.discount == 0)[:, None]
     entered = one_hot(batch.next_observation, experience.ended.shape[1], torch.bool)
     return Experience(
-        scatter(experience.visits.movedim(-1, 1), place, weight).movedim(1, -1),
-        scatter(experience.count, pair, weight),
+        scatter(experience.transitions.movedim(-1, 1), place, weight).movedim(1, -1),
+        scatter(experience.visits, pair, weight),
         scatter(experience.reward, pair, paid),
         scatter(experience.square, pair, paid * reward),
         experience.ended | (entered & over),

@@ -156,7 +156,7 @@ def check_model(model: Model) -> None:
     states, _actions = model.size
     check_rows(model.probability)
     total = model.start.sum(-1)
-    if bool((model.start < 0).any()) or bool(((total - 1).abs() > ROUNDING).any()):
+    if bool((model.start < 0).any()) or not bool(((total - 1).abs() <= ROUNDING).all()):
         raise ValueError(f"start sums to {worst(total)}; accepted: probabilities that sum to 1")
     outside = (model.successor < 0) | (model.successor >= states)
     if bool(outside.any()):

@@ -34,11 +34,6 @@ class Phase(NamedTuple):
     phases: Tensor  # [N] int64 phases so far
     cut: Tensor  # [N] int64 phases whose plan was cut short
 
-    @property
-    def start(self) -> Tensor:
-        """Number of the phase's first step `[N]`, from 1."""
-        return self.began + 1
-
 
 def begin(spec: Spec, rng: Rng) -> Phase:
     """Nothing seen, no plan yet.

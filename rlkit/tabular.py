@@ -77,7 +77,7 @@ class TabularProblem:
         Args:
             rng: the instance stream.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no model")
 
     @property
     def staged(self) -> bool:

@@ -20,7 +20,7 @@ class ActionValues(NamedTuple):
 
     stage: Tensor  # [N] int64 steps since the start, 0 if discounted
     q: Tensor  # [N, R, A] float64, `R` states or stages times states
-    count: Tensor  # [N, R, A] float64 visits
+    visits: Tensor  # [N, R, A] float64
 
 
 @agent("q_learning")
@@ -80,7 +80,7 @@ class QLearning:
         """One update of the visited entry."""
         states, actions = sizes(spec)
         place = (state.stage * states + batch.observation) * actions + batch.action
-        q, count = (table.flatten(1) for table in (state.q, state.count))
+        q, count = (table.flatten(1) for table in (state.q, state.visits))
         visit, old = choose(count, place) + 1, choose(q, place)
         rate = 1 / visit if self.step_size is None else self.step_size
         target = batch.reward.double() + self.following(spec, state, batch)
@@ -89,7 +89,7 @@ class QLearning:
         return ActionValues(
             stage,
             q.scatter(1, place[:, None], new[:, None]).reshape(state.q.shape),
-            count.scatter(1, place[:, None], visit[:, None]).reshape(state.count.shape),
+            count.scatter(1, place[:, None], visit[:, None]).reshape(state.visits.shape),
         )
 
     def following(self, spec: Spec, state: ActionValues, batch: Transition) -> Tensor:

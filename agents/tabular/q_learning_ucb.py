@@ -20,7 +20,7 @@ class StageTable(NamedTuple):
 
     stage: Tensor  # [N] int64 steps since the start
     q: Tensor  # [N, H * S, A] float64
-    count: Tensor  # [N, H * S, A] float64 visits
+    visits: Tensor  # [N, H * S, A] float64
 
 
 @agent("q_learning_ucb")
@@ -74,7 +74,7 @@ class QLearningUCB:
         """One update of the visited entry."""
         (states, actions), horizon = sizes(spec), episode_length(spec)
         place = (state.stage * states + batch.observation) * actions + batch.action
-        q, count = (table.flatten(1) for table in (state.q, state.count))
+        q, count = (table.flatten(1) for table in (state.q, state.visits))
         visit, old = choose(count, place) + 1, choose(q, place)
         target = batch.reward.double() + self.following(spec, state, batch)
         cube = horizon**3 * log_term(spec, self.delta)
@@ -84,7 +84,7 @@ class QLearningUCB:
         return StageTable(
             (state.stage + 1) * ~batch.last,
             q.scatter(1, place[:, None], new[:, None]).reshape(state.q.shape),
-            count.scatter(1, place[:, None], visit[:, None]).reshape(state.count.shape),
+            count.scatter(1, place[:, None], visit[:, None]).reshape(state.visits.shape),
         )
 
     def following(self, spec: Spec, state: StageTable, batch: Transition) -> Tensor:

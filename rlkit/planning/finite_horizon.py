@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from rlkit.models import Dense, Model
-from rlkit.planning.layout import blocks, leading, look_ahead_into
+from rlkit.planning.layout import blocks, leading, writer
 from rlkit.planning.policies import check_policy
 from rlkit.validation import check_integer, check_real
 
@@ -102,9 +102,10 @@ def sweep(
     table = model.reward.new_empty(horizon, count, actions, states).mT
     for rows, _, backup in blocks(model, count, check):
         following = value[horizon, rows]
+        write = writer(backup, rows.stop - rows.start)
         for stage in reversed(range(horizon)):
             q = table[stage, rows]
-            look_ahead_into(q, backup, following)
+            write(following, q)
             if cap is not None:
                 q.clamp_(max=cap * (horizon - stage))
             following = best(q, rows, stage)

@@ -8,8 +8,10 @@ from torch import Tensor
 from rlkit.models import Dense, Model
 from rlkit.planning.classes import edges, reachability
 from rlkit.planning.discounted import ROUNDINGS
-from rlkit.planning.layout import LINE, Matrix, batched, blocks, leading, matrix
+from rlkit.planning.layout import LINE, Matrix, batched, blocks, leading, matrix, narrow
 from rlkit.validation import check_real
+
+SWEEPS = 1_000_000  # when to give up
 
 
 def hitting_times(model: Model | Dense, tolerance: float = 1e-11) -> Tensor:
@@ -22,7 +24,8 @@ def hitting_times(model: Model | Dense, tolerance: float = 1e-11) -> Tensor:
         tolerance: the largest relative error, in (0, 1).
 
     Raises:
-        ValueError: `tolerance` outside its range; a row is no distribution.
+        ValueError: `tolerance` outside its range, a row that is no distribution, or times so long
+            that a million sweeps do not find them.
     """
     check_real("tolerance", tolerance, 0, 1, open_low=True, open_high=True)
     lead = leading(model)
@@ -32,12 +35,12 @@ def hitting_times(model: Model | Dense, tolerance: float = 1e-11) -> Tensor:
     for rows, part, backup in blocks(model, count):
         connected = reachability(edges(part)).all(-1).all(-1)
         kernel = backup.kernel if isinstance(backup, Matrix) else matrix(batched(part).kernel)
-        time[rows] = to_targets(kernel, states * actions, connected, tolerance).mT
+        time[rows] = to_targets(kernel, actions, connected, tolerance).mT
     return time.view(*lead, states, states)
 
 
-def to_targets(kernel: Tensor, pairs: int, connected: Tensor, tolerance: float) -> Tensor:
-    """Times `[B, S, S]`, targets first, of kernels `[B, S', W]` that have `pairs` columns.
+def to_targets(kernel: Tensor, actions: int, connected: Tensor, tolerance: float) -> Tensor:
+    """Times `[B, S, S]`, targets first, of kernels `[B, S', W]` of `matrix`.
 
     Infinite where not `connected`.
 
@@ -45,19 +48,20 @@ def to_targets(kernel: Tensor, pairs: int, connected: Tensor, tolerance: float) 
     needs at most `1 / (1 - d)` times the values, so they are within a factor of `1 - d`.
     """
     replicas, states, _ = kernel.shape
-    actions = pairs // states
     # Rows of whole cache lines, for the reason given in `rlkit.planning.layout`.
     padded = kernel.new_zeros(replicas, states, states + -states % LINE)
     time = padded[..., :states]
     travelling = 1 - torch.eye(states, dtype=kernel.dtype, device=kernel.device)
     going = connected
-    while bool(going.any()):
-        following = torch.bmm(time, kernel)[..., :pairs].unflatten(-1, (actions, states)).amin(-2)
+    for _ in range(SWEEPS):
+        if not bool(going.any()):
+            return torch.where(connected[:, None, None], time, math.inf)
+        following = narrow(torch.bmm(time, kernel), states, actions).amin(-1)
         added = (1 + following) * travelling - time
         time.add_(added * going[:, None, None])
         largest = time.amax((-2, -1))
         going = going & (added.amax((-2, -1)) > tolerance + ROUNDINGS * largest)
-    return torch.where(connected[:, None, None], time, math.inf)
+    raise ValueError(f"hitting times beyond {SWEEPS} sweeps; accepted: models that need fewer")
 
 
 def diameter(model: Model | Dense, tolerance: float = 1e-11) -> Tensor:

@@ -1,13 +1,13 @@
 """Kernels in memory as dynamic programming wants them.
 
-A sweep reads every kernel once. With the successors outermost in memory, `[S', S * A]`, the
+A sweep reads every kernel once. With the successors outermost in memory, `[S', A * S]`, the
 expected next values of all state-action pairs are one row times this matrix. Sweeping a block of
 models that fits the cache, again and again, is then several times faster than sweeping all models
 in turn. Rows are padded to whole cache lines: products of matrices round differently where
 operands or results are not aligned, and a model's bits must not depend on the batch it is in.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -16,14 +16,14 @@ from torch import Tensor
 from rlkit.models import ROUNDING, Dense, Model, check_rows, where
 
 LINE = 8  # float64 numbers in a cache line
-CACHE = 5 * 2**20  # bytes of kernels that are swept together
+CACHE = 6 * 2**20  # bytes of kernels that are swept together
 SPARSE = 8  # from this many states per outcome on, lists are looked up as they are
 
 
 class Matrix(NamedTuple):
     """Models with the successors outermost; kernels or rewards lead with 1 where shared."""
 
-    kernel: Tensor  # [B or 1, S', W], of which the first S * A columns count
+    kernel: Tensor  # [B or 1, S', W], of which the first A * S columns count
     reward: Tensor  # [B or 1, S, A]
 
     def following(self, value: Tensor) -> Tensor:
@@ -42,16 +42,32 @@ Backup = Matrix | Model
 def expected_next(wide: Tensor, value: Tensor, actions: int) -> Tensor:
     """`E value(s')`, `[B, S, A]` of `value` `[B, S]` and kernels `[B or 1, S', W]` of `matrix`."""
     states = value.shape[1]
-    rows = torch.bmm(value[:, None], wide.expand(value.shape[0], -1, -1)).squeeze(1)
-    return rows[:, : states * actions].unflatten(1, (actions, states)).mT
+    rows = torch.bmm(value[:, None], wide.expand(value.shape[0], -1, -1))
+    return narrow(rows[:, 0], states, actions)
 
 
-def look_ahead_into(out: Tensor, backup: Backup, value: Tensor) -> None:
-    """Write `backup.lookahead(value)` to `out` `[B, S, A]`, which need not be contiguous."""
-    if isinstance(backup, Matrix):
-        torch.add(backup.reward, backup.following(value), out=out)
-    else:
-        out.copy_(backup.lookahead(value))
+def narrow(wide: Tensor, states: int, actions: int) -> Tensor:
+    """The columns that count of `[..., W]`, as `[..., S, A]`."""
+    return wide[..., : states * actions].unflatten(-1, (actions, states)).mT
+
+
+def writer(backup: Backup, count: int) -> Callable[[Tensor, Tensor], None]:
+    """A function that writes `lookahead` of values `[B, S]`, `B = count`, to `[B, S, A]`."""
+    if isinstance(backup, Model):
+
+        def copy(value: Tensor, out: Tensor) -> None:
+            out.copy_(backup.lookahead(value))
+
+        return copy
+    kernel, reward = backup.kernel.expand(count, -1, -1), backup.reward
+    wide = kernel.new_empty(count, 1, kernel.shape[2])
+    following = narrow(wide[:, 0], reward.shape[1], reward.shape[2])
+
+    def write(value: Tensor, out: Tensor) -> None:
+        torch.bmm(value[:, None], kernel, out=wide)
+        torch.add(reward, following, out=out)
+
+    return write
 
 
 class Block(NamedTuple):
@@ -63,13 +79,13 @@ class Block(NamedTuple):
 
 
 def successor_major(kernel: Tensor) -> Tensor:
-    """The same kernels `[..., S, A, S]`, in memory as `[..., S', S * A]` with padded rows.
+    """The same kernels `[..., S, A, S]`, in memory as `[..., S', A * S]` with padded rows.
 
     Planners use a `Dense` of such kernels without copying them.
     """
     states, actions = kernel.shape[-3:-1]
     wide = matrix(kernel if kernel.dim() == 4 else kernel[None])
-    laid = wide[..., : states * actions].unflatten(-1, (actions, states)).permute(0, 3, 2, 1)
+    laid = narrow(wide, states, actions).movedim(1, -1)
     return laid if kernel.dim() == 4 else laid[0]
 
 
@@ -87,8 +103,7 @@ def matrix(kernel: Tensor, buffer: Tensor | None = None) -> Tensor:
     if (middle, across, one) == (width, states, 1) and aligned and end <= room:
         return kernel.as_strided((replicas, states, width), (outer, width, 1))
     wide = kernel.new_zeros(replicas, states, width) if buffer is None else buffer[:replicas]
-    laid = wide[..., : states * actions].unflatten(-1, (actions, states))
-    laid.copy_(kernel.permute(0, 3, 2, 1))
+    narrow(wide, states, actions).copy_(kernel.movedim(-1, 1))
     return wide
 
 

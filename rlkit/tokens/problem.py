@@ -71,7 +71,7 @@ class TokenProblem:
     @property
     def horizon(self) -> int:
         """Tokens of a response."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no horizon")
 
     @property
     def demonstrations(self) -> int:
@@ -95,7 +95,7 @@ class TokenProblem:
 
     def tokens(self, rng: Rng) -> tuple[Automaton, Rewards]:
         """The tables; leaves lead with `N`, shared ones are expanded views."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no tables")
 
     def demonstrate(self, automaton: Automaton, rng: Rng) -> Responses:
         """Responses `[N, M]` collected beforehand, from the reference unless overridden."""

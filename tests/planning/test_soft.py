@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import logsumexp, rel_entr
 
+from rlkit.models import Dense
 from rlkit.planning import (
     backward_induction,
     finite_policy_value,
@@ -133,8 +134,6 @@ def test_one_step_by_hand():
 
 
 def bandit(rewards):
-    from rlkit.models import Dense
-
     reward = torch.tensor([rewards], dtype=torch.float64)
     return Dense(torch.ones(1, len(rewards), 1, dtype=torch.float64), reward)
 

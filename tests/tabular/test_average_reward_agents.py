@@ -184,10 +184,10 @@ def optimistic_gain(kernel, reward, radius, policy=None):
     raise AssertionError("no convergence")
 
 
-@pytest.mark.parametrize(("scale", "delta"), [(0.3, 0.05), (0.05, 0.2)])
+@pytest.mark.parametrize(("scale", "delta"), [(1.0, 0.05), (0.3, 0.05), (0.05, 0.2)])
 def test_the_policy_of_ucrl2_is_optimistic_to_the_accuracy_of_its_phase(scale, delta):
-    steps = experience(3, 250)
-    state = feed(UCRL2(scale=scale, delta=delta), spec(), steps)[-1]
+    agent, steps = UCRL2(scale=scale, delta=delta), experience(3, 250)
+    states = feed(agent, spec(), steps)
     for replica in range(3):
         start = jaksch_phases(steps, replica, None)[-1]
         count, paid = tables(steps[:start], replica)
@@ -197,7 +197,14 @@ def test_the_policy_of_ucrl2_is_optimistic_to_the_accuracy_of_its_phase(scale, d
         width = scale * np.sqrt(7 * math.log(2 * S * A * t / delta) / (2 * visits))
         reward = np.minimum(1, paid / visits + width)
         kernel = count / visits[..., None]
-        policy = state.policy[replica].numpy()
+        model = agent.plausible(spec(), states[start], torch.tensor([replica]))
+        np.testing.assert_allclose(model.kernel[0].numpy(), kernel, atol=1e-12)
+        np.testing.assert_allclose(model.reward[0].numpy(), reward, atol=1e-12)
+        np.testing.assert_allclose(model.radius[0].numpy(), radius, atol=1e-12)
+        value = states[start].value[replica : replica + 1]
+        swept = model.lookahead(value).amax(-1) - value
+        assert swept.max() - swept.min() < 1 / math.sqrt(t)
+        policy = states[-1].policy[replica].numpy()
         own = optimistic_gain(kernel, reward, radius, policy)
         assert own >= optimistic_gain(kernel, reward, radius) - 1 / math.sqrt(t)
 
@@ -292,6 +299,15 @@ def test_tsde_plays_the_gain_optimal_policy_of_its_sample():
         found = dict(policy_gains(model.kernel[0].numpy(), model.reward[0].numpy()))
         played = tuple(states[time].phase.policy[replica].tolist())
         assert found[played] >= max(found.values()) - agent.tolerance
+
+
+def test_plans_that_are_cut_short_are_counted():
+    steps = experience(6, 50)
+    for sweeps, share in ((1, 1.0), (5000, 0.0)):
+        agent = TSDE(alpha=1.0, sweeps=sweeps, tolerance=1e-9)
+        state = feed(agent, spec(), steps)[-1]
+        told = agent.diagnostics(spec(), state)
+        assert torch.equal(told["cut_plans"], (share * told["phases"]).long())
 
 
 def test_samples_of_tsde_have_the_mean_of_the_dirichlet_posterior():

@@ -9,6 +9,7 @@ from rlkit import planning
 from rlkit.engine import Streams
 from rlkit.envs.tabular.garnet import Garnet, distinct
 from rlkit.envs.tabular.random_mdp import RandomMDP
+from rlkit.models import from_kernel
 from rlkit.tabular import held
 
 
@@ -155,3 +156,13 @@ def hitting(model):
 def test_bad_fields_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_only_a_kernel_of_all_replicas_is_cut_to_its_longest_row():
+    """The shape of a replica's tables must not depend on what the others drew."""
+    kernel = torch.eye(4, dtype=torch.float64)[:, None].repeat(1, 2, 1)
+    reward, start = torch.zeros(4, 2), torch.eye(4)[0]
+    assert from_kernel(kernel, reward, start).successor.shape == (4, 2, 1)
+    replicas = from_kernel(kernel.repeat(3, 1, 1, 1), reward.repeat(3, 1, 1), start)
+    assert replicas.successor.shape == (3, 4, 2, 4)
+    assert torch.equal(replicas.kernel[1], kernel)

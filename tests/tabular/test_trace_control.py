@@ -8,6 +8,7 @@ from rlkit.agents.tabular.n_step_expected_sarsa import NStepExpectedSarsa
 from rlkit.agents.tabular.trace_control import TraceControl
 from rlkit.envs.bandits.contextual_linear import ContextualLinearBandit
 from rlkit.envs.tabular.bifurcation import Bifurcation
+from rlkit.envs.tabular.garnet import Garnet
 from rlkit.exploration import epsilon_greedy, epsilon_greedy_value
 from rlkit.learning_curves import add_evaluations, area, expected_return, next_step, start_curve
 from rlkit.models import Model, from_outcomes
@@ -291,9 +292,12 @@ def test_the_area_is_that_of_the_whole_curve_at_every_step(window):
     assert min(len(evaluations) for evaluations in seen[:4]) > 2
 
 
-def test_the_monitor_follows_every_episode_of_a_run():
+@pytest.mark.parametrize(
+    "problem", [Bifurcation(grid=1, horizon=10_000), Garnet(states=8, horizon=9)]
+)
+def test_the_monitor_follows_every_episode_of_a_run(problem):
     """Evaluations of the tables at the ends of episodes, recomputed without the shortcut."""
-    problem, steps = Bifurcation(grid=1, horizon=10_000), 500
+    steps = 500
     agent = TraceControl(monitor=True, warmup_episodes=1, lambda_=0.8)
     loop = Rollout(Run(problem, agent, steps, 4, group=4))
     model = loop.groups[0].spec.known.model
