@@ -21,7 +21,7 @@ class Experience(NamedTuple):
     """Transitions seen so far; `R` is the number of states, or of stages times states."""
 
     visits: Tensor  # [N, R, A, S] float64 number of transitions
-    count: Tensor  # [N, R, A] float64, `visits` summed over successors
+    count: Tensor  # type: ignore[assignment]  # [N, R, A] float64, `visits` over successors
     reward: Tensor  # [N, R, A] float64 sum of rewards
     square: Tensor  # [N, R, A] float64 sum of squared rewards
     ended: Tensor  # [N, S] bool: entering the state was seen to end an episode
@@ -155,13 +155,13 @@ def add(
 
     States that `batch` found to end an episode are marked.
     """
-    rows, actions = experience.visits.shape[1:]
+    rows, actions = experience.count.shape[1:]
     pair, paid = place % (rows * actions), weight * reward
     over = (batch.discount == 0)[:, None]
     entered = one_hot(batch.next_observation, experience.ended.shape[1], torch.bool)
     return Experience(
-        scatter(experience.transitions.movedim(-1, 1), place, weight).movedim(1, -1),
-        scatter(experience.visits, pair, weight),
+        scatter(experience.visits.movedim(-1, 1), place, weight).movedim(1, -1),
+        scatter(experience.count, pair, weight),
         scatter(experience.reward, pair, paid),
         scatter(experience.square, pair, paid * reward),
         experience.ended | (entered & over),

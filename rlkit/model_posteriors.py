@@ -24,9 +24,9 @@ class NormalRewards(NamedTuple):
     def sample(self, experience: Experience, rng: Rng) -> Tensor:
         """Mean rewards `[N, R, A]` from the posterior."""
         prior, each = 1 / self.std**2, 1 / self.noise**2
-        precision = prior + each * experience.visits
+        precision = prior + each * experience.count
         centre = (prior * self.mean + each * experience.reward) / precision
-        shape = experience.visits.shape[1:]
+        shape = experience.count.shape[1:]
         return centre + rng.normal("reward", *shape, dtype=torch.float64) / torch.sqrt(precision)
 
 
@@ -42,11 +42,11 @@ class NormalGammaRewards(NamedTuple):
 
     def sample(self, experience: Experience, rng: Rng) -> Tensor:
         """Mean rewards `[N, R, A]` from the posterior."""
-        count = self.pseudo + experience.visits
+        count = self.pseudo + experience.count
         centre = (self.pseudo * self.mean + experience.reward) / count
         spread = experience.square + self.pseudo * self.mean**2 - count * centre * centre
         rate = self.pseudo + 0.5 * spread.clamp(min=0)
-        shape = self.pseudo + 0.5 * experience.visits
+        shape = self.pseudo + 0.5 * experience.count
         tau = rng.gamma("precision", shape, small=self.pseudo < 1) / rate
         normal = rng.normal("reward", *shape.shape[1:], dtype=torch.float64)
         return centre + normal / torch.sqrt(count * tau)
@@ -54,7 +54,7 @@ class NormalGammaRewards(NamedTuple):
 
 def sampled_kernel(experience: Experience, alpha: float, rng: Rng) -> Tensor:
     """Kernels `[N, R, A, S]` from the posterior of Dirichlet(`alpha`, ..., `alpha`) rows."""
-    return rng.dirichlet("kernel", experience.transitions + alpha, small=alpha < 1)
+    return rng.dirichlet("kernel", experience.visits + alpha, small=alpha < 1)
 
 
 def absorbing(kernel: Tensor, reward: Tensor, ended: Tensor) -> Dense:

@@ -73,7 +73,7 @@ class PSRL:
         """With `track_error`, the `model_error` of the expected model, `[N]` in `[0, 2]`."""
         if not self.track_error or spec.known.model is None:
             return {}
-        pseudo = state.experience.transitions + self.prior_alpha(state.experience)
+        pseudo = state.experience.visits + self.prior_alpha(state.experience)
         return {"model_error": model_error(pseudo / pseudo.sum(-1, keepdim=True), spec.known.model)}
 
     def plan(self, spec: Spec, experience: Experience, rng: Rng) -> Tensor:
@@ -85,7 +85,7 @@ class PSRL:
     def rewards(self, spec: Spec, experience: Experience, rng: Rng) -> Tensor:
         """Mean rewards `[N, S, A]`, known or from the posterior."""
         if self.known_reward and spec.known.reward is not None:
-            return spec.known.reward.to(torch.float64).expand_as(experience.visits)
+            return spec.known.reward.to(torch.float64).expand_as(experience.count)
         if self.reward_prior == "normal":
             prior = NormalRewards(self.prior_mean, self.prior_std, self.noise)
             return prior.sample(experience, rng)

@@ -61,8 +61,8 @@ class RLSVI:
     def plan(self, spec: Spec, experience: Experience, rng: Rng) -> Tensor:
         """Action values `[N, H, S, A]` drawn backward over the stages."""
         horizon, (states, actions) = episode_length(spec), sizes(spec)
-        count = self.ridge + experience.visits
-        kernel, reward = experience.transitions / count[..., None], experience.reward / count
+        count = self.ridge + experience.count
+        kernel, reward = experience.visits / count[..., None], experience.reward / count
         normal = rng.normal("value", horizon, states, actions, dtype=torch.float64)
         table, value = [], torch.zeros_like(experience.ended, dtype=torch.float64)
         expected = [expectations(part) for part in kernel.split(states, 1)]

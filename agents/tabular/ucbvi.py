@@ -89,7 +89,7 @@ class UCBVI:
         horizon, states = episode_length(spec), sizes(spec)[0]
         bonus = self.bonuses(spec)
         parts = zip(
-            experience.visits.split(states, 1),
+            experience.count.split(states, 1),
             experience.mean_reward.split(states, 1),
             map(expectations, experience.kernel.split(states, 1)),
             strict=True,

@@ -101,7 +101,7 @@ def test_kernels_have_the_mean_and_the_variance_of_their_dirichlet_law():
     one = made_up(1)
     many = type(one)(*[leaf.expand(n, *leaf.shape[1:]) for leaf in one])
     drawn = sampled_kernel(many, alpha, streams(n)).numpy()
-    parameter = one.transitions[0].numpy() + alpha
+    parameter = one.visits[0].numpy() + alpha
     total = parameter.sum(-1, keepdims=True)
     mean = parameter / total
     variance = mean * (1 - mean) / (total + 1)
@@ -178,7 +178,7 @@ def test_rlsvi_without_noise_is_ridge_regression(stages):
     """Backward least squares on one feature a state and action, solved as a linear system."""
     seen, ridge = made_up(stages=stages), 0.3
     agent = RLSVI(sigma=0.0, ridge=ridge, stage_dependent=stages > 1)
-    visits, reward = stagewise(seen.transitions, stages), stagewise(seen.reward, stages)
+    visits, reward = stagewise(seen.visits, stages), stagewise(seen.reward, stages)
     value, q = np.zeros((3, S)), np.zeros((3, H, S, A))
     for h in reversed(range(H)):
         own = h if stages > 1 else 0
@@ -195,12 +195,12 @@ def test_rlsvi_values_have_the_law_of_bayesian_regression_fresh_at_every_stage()
     one = made_up(1)
     many = type(one)(*[leaf.expand(n, *leaf.shape[1:]) for leaf in one])
     q = RLSVI(sigma=0.5, ridge=2.0).plan(SPEC, many, streams(n)).numpy()
-    weight = 2.0 + one.visits[0].numpy()
+    weight = 2.0 + one.count[0].numpy()
     last = (q[:, -1] - one.reward[0].numpy() / weight) * np.sqrt(weight) / 0.5
     assert np.all(stats.kstest(last, stats.norm.cdf, axis=0).pvalue > 1e-4)
     # At stage H - 1 the deviation from the mean given the values below is fresh noise.
     below = np.where(one.ended[0], 0, q[:, -1].max(-1))
-    mean = (one.reward[0].numpy() + np.einsum("sat,nt->nsa", one.transitions[0].numpy(), below)) / weight
+    mean = (one.reward[0].numpy() + np.einsum("sat,nt->nsa", one.visits[0].numpy(), below)) / weight
     fresh = (q[:, -2] - mean) * np.sqrt(weight) / 0.5
     assert np.all(stats.kstest(fresh, stats.norm.cdf, axis=0).pvalue > 1e-4)
     correlation = (fresh * last).mean(0)
@@ -229,9 +229,9 @@ def test_upper_bounds_are_those_of_a_plain_loop(name):
     agent = PLANNERS[name]
     stages = H if agent.stage_dependent else 1
     seen = made_up(stages=stages)
-    count = stagewise(seen.visits, stages)
+    count = stagewise(seen.count, stages)
     tried = np.maximum(count, 1)
-    kernel = stagewise(seen.transitions, stages) / tried[..., None]
+    kernel = stagewise(seen.visits, stages) / tried[..., None]
     log = np.log(5 * S * A * 1000 / 0.05)
     rule = bonus(agent.bonus, count, agent.scale, log)
     reward = stagewise(seen.reward, stages) / tried
@@ -276,7 +276,7 @@ def test_upper_bounds_do_not_know_the_names_of_states(name):
     agent, seen = PLANNERS[name], made_up()
     order = torch.tensor([2, 0, 3, 1])
     renamed = type(seen)(
-        seen.transitions[:, order][..., order], *[x[:, order] for x in seen[1:4]], seen.ended[:, order]
+        seen.visits[:, order][..., order], *[x[:, order] for x in seen[1:4]], seen.ended[:, order]
     )
     q, moved = (agent.plan(SPEC, x, streams(3)) for x in (seen, renamed))
     torch.testing.assert_close(moved, q[:, :, order], rtol=1e-13, atol=0)

@@ -73,8 +73,8 @@ def test_finished_episodes_are_counted_as_by_a_loop(staged, synchronous):
         episode = ex.restart(episode, b.last)
     visits, reward, square, ended = counted(batches, staged)
     assert visits.sum() > 0 and (ended.any() or synchronous)
-    np.testing.assert_array_equal(seen.transitions, visits)
-    np.testing.assert_array_equal(seen.visits, visits.sum(-1))
+    np.testing.assert_array_equal(seen.visits, visits)
+    np.testing.assert_array_equal(seen.count, visits.sum(-1))
     np.testing.assert_allclose(seen.reward, reward, rtol=0, atol=1e-12)
     np.testing.assert_allclose(seen.square, square, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(seen.ended, ended)
@@ -87,7 +87,7 @@ def test_single_transitions_are_counted_as_they_come():
         seen = ex.record(SPEC, seen, b)
     each = [b._replace(last=torch.ones(N, dtype=torch.bool)) for b in batches]
     visits, reward, square, ended = counted(each, staged=False)
-    np.testing.assert_array_equal(seen.transitions, visits)
+    np.testing.assert_array_equal(seen.visits, visits)
     np.testing.assert_allclose(seen.reward, reward, rtol=0, atol=1e-12)
     np.testing.assert_allclose(seen.square, square, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(seen.ended, ended)
@@ -107,7 +107,7 @@ def test_means_and_frequencies_are_ratios_and_zero_where_nothing_was_seen():
     seen = ex.empty(SPEC, RNG)
     for b in stream(30):
         seen = ex.record(SPEC, seen, b)
-    count = seen.transitions.sum(-1)
+    count = seen.visits.sum(-1)
     tried = count > 0
     assert 0 < int(tried.sum()) < tried.numel()
     np.testing.assert_allclose(seen.kernel.sum(-1), tried.double(), rtol=1e-15)

@@ -305,11 +305,11 @@ def test_the_monitor_follows_every_episode_of_a_run(problem):
     for step in range(steps):
         loop.advance(step + 1)
         record, q = loop.record(), loop.groups[0].carry.agent.q
-        policy = epsilon_greedy(q.double(), 0.05)
+        policy = epsilon_greedy(q, 0.05)
         value = expected_return(model, policy, GAMMA, 51)
         for row in (record["episodes"] > episodes).nonzero().flatten().tolist():
             seen[row].append((step, value[row].item()))
-            assert record["evaluation"][row].item() == pytest.approx(value[row].item(), abs=1e-7)
+            assert record["evaluation"][row].item() == pytest.approx(value[row].item(), abs=1e-9)
         episodes = record["episodes"]
     expected = [plain_area(evaluations, steps, 100) for evaluations in seen]
     np.testing.assert_allclose(record["auc"], expected, rtol=1e-6)
