@@ -36,8 +36,9 @@ Middle: sum over 3000 steps (5000 on grid 2) of the smoothed learning curve, who
 expected returns of the 0.05-greedy policy after each episode, cut after 51 steps. Bottom: what RBIS
 gains over each other rule on the same replicas. Shaded: values of lambda at which RBIS does not
 beat all three others, its whole interval above 0; dark: at which it loses to one of them, the whole
-interval below 0. Lines are means over replicas (1000 on grid 1, 400 on the others), bands 95 %
-intervals.
+interval below 0. At lambda = 0 all four are expected SARSA without traces; at 1 RBIS and Recursive
+Retrace are one algorithm. Lines are means over replicas (1000 on grid 1, 400 on the others), bands
+95 % intervals.
 """
 
 

@@ -46,7 +46,7 @@ ON_AVERAGE = (*LEARN_AVERAGE, UCRL2, OPTIMISTIC_Q, MODEL_GREEDY, UNIFORM)
 
 CAPTION = """
 Cumulative regret on RiverSwim with six states. (a) Episodes of 20 steps, time-homogeneous agents
-except the two Q-learners. (b) Average reward; the grey line is the policy that always swims left.
+except the two Q-learners. (b) Average reward; always swimming left costs 8472 in 20,000 steps.
 Beside each name: the fitted exponent of growth over the last decade of time, mean over replicas.
 c multiplies the confidence radii: c = 1 (dashed) are the constants of the theorem (for UCBVI its
 bonus sqrt(ln(5 S A T / delta) / n) per step left), other values were tuned on other seeds. PSRL and
@@ -58,10 +58,13 @@ for PSRL and 1260 for UCRL2 after 500 episodes. Lines are means over replicas, b
 def plot(data: Data) -> Figure:
     """Regret against episodes and against steps, both axes logarithmic."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.8), layout="constrained")
-    draw(left, data, BY_EPISODE, HORIZON, 1, horizon=HORIZON)
+    label_ends(left, draw(left, data, BY_EPISODE, HORIZON, 1, horizon=HORIZON), gap=0.055)
     left.set(xlabel="episode", ylabel="cumulative regret", title="(a) episodes of 20 steps")
-    steps = draw(right, data, ON_AVERAGE, 1, 100, horizon=None)
-    right.plot(steps, steps * left_gap(), color=PALETTE["grey"], linewidth=0.8, zorder=0)
+    ends = draw(right, data, ON_AVERAGE, 1, 100, horizon=None)
+    steps, grey = np.array(right.get_xlim()), PALETTE["grey"]
+    right.plot(steps, steps * left_gap(), color=grey, linewidth=0.8, zorder=0)
+    always = (steps[1], steps[1] * left_gap(), "always left  1", grey)
+    label_ends(right, [*ends, always], gap=0.055)
     right.set(xlabel="step", title="(b) average reward")
     key = "name, exponent of growth\ndashed: constants of the theorem"
     left.text(0.03, 0.97, key, transform=left.transAxes, fontsize=7, va="top")
@@ -70,11 +73,11 @@ def plot(data: Data) -> Figure:
 
 def draw(
     ax: Axes, data: Data, curves: Sequence[Curve], unit: int, first: int, **wanted: Any
-) -> Array:
-    """Curves over time in units of `unit` steps from `first` on, named with their exponents.
+) -> list[tuple[float, float, str, str]]:
+    """Curves over time in units of `unit` steps from `first` on.
 
     Returns:
-        The times drawn.
+        Their ends, names with exponents and colours, as `label_ends` takes them.
     """
     ends, time = [], np.ones(1)
     ax.set(xscale="log", yscale="log")
@@ -85,10 +88,9 @@ def draw(
         band(ax, time, regret, colour, linestyle=curve.line)
         name = f"{curve.label}  {exponents(cell).mean():.2f}"
         ends.append((float(time[-1]), regret[-1].mean(), name, colour))
-    ax.set_xlim(first, time[-1])
-    ax.set_ylim(top=18 * max(end[1] for end in ends))  # room for the names of equal ends
-    label_ends(ax, ends, gap=0.055)
-    return time
+    ax.set_xlim(time[0], time[-1])
+    ax.set_ylim(top=12 * max(end[1] for end in ends))  # room for the names of equal ends
+    return ends
 
 
 def left_gap() -> float:

@@ -15,6 +15,7 @@ from rlkit.random import Rng
 from rlkit.sampling import one_hot, zeros
 
 LARGEST = 1 << 20  # numbers in one replica's table of transitions
+LARGEST_VALUES = 1 << 18  # numbers in one replica's table of action values, copied every step
 
 
 class Experience(NamedTuple):
@@ -72,6 +73,21 @@ def episode_length(spec: Spec) -> int:
     if spec.horizon is None:
         raise ValueError("horizon = None: the agent needs episodes of one known length")
     return spec.horizon
+
+
+def value_shape(spec: Spec, stages: int) -> tuple[int, int]:
+    """Shape of a table of action values: stages times states, actions.
+
+    Raises:
+        ValueError: states and actions are not Discrete, or too many.
+    """
+    states, actions = sizes(spec)
+    if stages * states * actions > LARGEST_VALUES:
+        raise ValueError(
+            f"{stages} stages, {states} states and {actions} actions make a table of "
+            f"{stages * states * actions} numbers a replica; accepted: up to {LARGEST_VALUES}"
+        )
+    return stages * states, actions
 
 
 def empty(spec: Spec, rng: Rng, stages: int = 1) -> Experience:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rlkit.episodic import best
-from rlkit.experience import episode_length, sizes
+from rlkit.experience import episode_length, sizes, value_shape
 from rlkit.protocol import Spec, Transition
 from rlkit.random import Rng
 from rlkit.registry import agent
@@ -59,10 +59,10 @@ class QLearning:
         """The first values.
 
         Raises:
-            ValueError: no Discrete states and actions; no discount and no episode length.
+            ValueError: no Discrete states and actions, or too many; no discount and no episode
+                length.
         """
-        states, actions = sizes(spec)
-        shape = (self.stages(spec) * states, actions)
+        shape = value_shape(spec, self.stages(spec))
         q = full(rng, self.first_value, *shape, dtype=torch.float64)
         count = zeros(rng, *shape, dtype=torch.float64)
         return ActionValues(torch.zeros_like(rng.replica), q, count)

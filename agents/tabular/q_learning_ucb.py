@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rlkit.episodic import best, log_term, optimism_range
-from rlkit.experience import episode_length, sizes
+from rlkit.experience import episode_length, sizes, value_shape
 from rlkit.protocol import Spec, Transition
 from rlkit.random import Rng
 from rlkit.registry import agent
@@ -53,13 +53,13 @@ class QLearningUCB:
         """Every value `H`.
 
         Raises:
-            ValueError: no Discrete states and actions, no episode length, rewards beyond
-                `reward_max`, a run of unknown length.
+            ValueError: no Discrete states and actions, or too many; no episode length, rewards
+                beyond `reward_max`, a run of unknown length.
         """
-        (states, actions), horizon = sizes(spec), episode_length(spec)
+        horizon = episode_length(spec)
+        shape = value_shape(spec, horizon)
         log_term(spec, self.delta)
         top = horizon * optimism_range(spec, self.reward_max)
-        shape = (horizon * states, actions)
         q = full(rng, top, *shape, dtype=torch.float64)
         return StageTable(torch.zeros_like(rng.replica), q, zeros(rng, *shape, dtype=torch.float64))
 

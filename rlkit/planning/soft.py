@@ -31,8 +31,10 @@ def soft_maximum(q: Tensor, temperature: float, reference: Tensor | None = None)
     best, scaled = relative(q, temperature, mu)
     if temperature == 0:
         return best.squeeze(-1)
-    # log(1 + sum mu (e^x - 1)) keeps its digits where the temperature is large and all x small.
-    free = torch.log1p((mu * torch.expm1(scaled)).sum(-1)) + shift
+    # log(1 + sum mu (e^x - 1)) keeps its digits where the temperature is large and all x small,
+    # log(sum mu e^x) where mu rarely takes the best action and the others are far below it.
+    excess, mass = (mu * torch.expm1(scaled)).sum(-1), (mu * torch.exp(scaled)).sum(-1)
+    free = torch.where(excess > -0.5, torch.log1p(excess), torch.log(mass)) + shift
     return best.squeeze(-1) + temperature * free
 
 
@@ -68,11 +70,10 @@ def relative(q: Tensor, temperature: float, mu: Tensor) -> tuple[Tensor, Tensor]
 
 def regularisation(policy: Tensor, temperature: float, reference: Tensor | None) -> Tensor:
     """What a policy `[..., S, A]` pays a step, `[..., S]`; infinite off the reference's support."""
-    if temperature == 0:
-        return torch.zeros_like(policy[..., 0])
     mu = torch.ones_like(policy) if reference is None else reference
     terms = torch.special.xlogy(policy, policy) - torch.special.xlogy(policy, mu)
-    return temperature * terms.sum(-1)
+    total = terms.sum(-1)
+    return torch.where(torch.isinf(total), total, temperature * total)
 
 
 def check_soft(

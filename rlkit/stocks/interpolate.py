@@ -3,7 +3,7 @@
 The stock itself grows like `gamma^-t`; the total `gamma^t C_t` stays bounded. Policies see state,
 total and time. The error is bounded: cutting an infinite horizon after `n` steps costs at most
 `L gamma^n r / (1 - gamma)` for a utility with Lipschitz constant `L` and rewards up to `r`, and
-each of the `n` interpolations at most `L / 2` spacings.
+each of the `n + 1` interpolations, the last one at the start, at most `L / 2` spacings.
 """
 
 import math
@@ -77,7 +77,8 @@ def solve_on_grid(
         action.append(greedy(q, 1))
         value = q.amax(1)
     start = model.model.start @ at(value, total, stock.expand(reward.shape[0], -1))
-    return Approximation(start, cut + slope * steps * spacing / 2, torch.stack(action[::-1]), total)
+    error = cut + slope * (steps + 1) * spacing / 2
+    return Approximation(start, error, torch.stack(action[::-1]), total)
 
 
 def far(model: StockModel) -> float:

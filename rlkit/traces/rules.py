@@ -217,11 +217,16 @@ def trace_weights(
         `[..., T + 1]`, exactly 0 where the rule says so.
 
     Raises:
-        ValueError: an unknown rule, `lambda_` outside [0, 1], or what the rule reads is missing.
+        ValueError: an unknown rule, `lambda_` outside [0, 1], what the rule reads is missing, or a
+            ratio that it reads is negative, infinite or NaN.
     """
     chosen = find(rule)
     check_real("lambda_", lambda_, 0, 1)
     taken = take(chosen, rho, target_probability, greedy)
+    wrong = ~((rho >= 0) & torch.isfinite(rho))
+    if chosen.reads == "rho" and bool(wrong.any()):
+        place = tuple(wrong.nonzero()[0].tolist())
+        raise ValueError(f"rho of index {place} is {rho[place].item():.3g}; accepted: finite, >= 0")
     times = torch.arange(rho.shape[-1] + 1, dtype=torch.float64, device=rho.device)
     if lambda_ == 0 or rho.shape[-1] == 0:
         return (times == 0).to(rho.dtype).expand(*rho.shape[:-1], -1)

@@ -1,4 +1,4 @@
-"""Tabular regret experiments against rlberry: episodes per second and the same regret.
+"""Tabular regret experiments against rlberry: episodes per second.
 
 RiverSwim, S = 6, H = 20, 1,000 episodes, 1,000 replicas here; the peers play one replica a round.
 An episode is the same work everywhere: 20 steps, the update of the model, one backward induction
@@ -36,10 +36,9 @@ RLBERRY = "RLKIT_RLBERRY_RESEARCH"
 
 
 class Experiment:
-    """Episodes of all replicas; each call goes on where the last one stopped."""
+    """All episodes of all replicas, rewound before each round."""
 
-    def __init__(self, name: str, rounds: int) -> None:
-        self.episodes = EPISODES // rounds
+    def __init__(self, name: str) -> None:
         run = Run(RiverSwim(), AGENTS[name], EPISODES * HORIZON, REPLICAS, seed=1, tier="words",
                   group=REPLICAS)  # fmt: skip
         self.loop = Rollout(run)
@@ -48,9 +47,9 @@ class Experiment:
 
     def __call__(self) -> int:
         self.loop.restore(self.start, 0)
-        self.loop.advance(self.episodes * HORIZON)
+        self.loop.advance(EPISODES * HORIZON)
         self.regret = self.loop.record()["regret"].numpy()
-        return self.episodes * REPLICAS
+        return EPISODES * REPLICAS
 
 
 def bare_packages(root: Path) -> None:
@@ -101,21 +100,21 @@ def tables() -> tuple[Any, Any]:
 class Peer:
     """One replica a call."""
 
-    def __init__(self, make: Callable[[int], Any], episodes: int) -> None:
-        self.make, self.episodes, self.seed = make, episodes, 0
+    def __init__(self, make: Callable[[int], Any]) -> None:
+        self.make, self.seed = make, 0
         make(0).fit(3)  # compiles
 
     def __call__(self) -> int:
         self.seed += 1
-        self.make(self.seed).fit(self.episodes)
-        return self.episodes
+        self.make(self.seed).fit(EPISODES)
+        return EPISODES
 
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", FACTORS)
 def test_an_episode_is_cheaper_by_the_factor(name: str, race: Any, note: Any) -> None:
-    ours = Experiment(name, rounds=int(os.environ.get("CUT", "1")))
-    theirs = Peer(peer(name), ours.episodes)
+    ours = Experiment(name)
+    theirs = Peer(peer(name))
     result = race({"rlkit": ours, "rlberry": theirs}, rounds=3)
     note("mean regret, rlkit", float(ours.regret.mean()))
     assert result.ratio("rlberry") >= FACTORS[name]

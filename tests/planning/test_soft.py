@@ -57,6 +57,15 @@ def test_soft_maximum_keeps_its_digits_where_temperatures_are_extreme(reference)
         assert (soft_maximum(1e5 * q, temperature, reference) - 1e5 * best).abs().max() < 1e-7
 
 
+@pytest.mark.parametrize("rare", [1e-8, 1e-12, 1e-16, 1e-20, 1e-300])
+@pytest.mark.parametrize("temperature", [1e-3, 0.02, 0.1])
+def test_soft_maximum_keeps_its_digits_where_the_reference_rarely_takes_the_best(temperature, rare):
+    q, mu = np.array([[1.0, 0.0]]), np.array([[rare, 1 - rare]])
+    exact = temperature * logsumexp(q / temperature, -1, b=mu)
+    ours = soft_maximum(torch.tensor(q), temperature, torch.tensor(mu))
+    np.testing.assert_allclose(ours, exact, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_soft_policy_maximises_its_objective(temperature, reference):
     q = np.random.default_rng(2).normal(size=3)

@@ -257,8 +257,17 @@ def test_the_grid_of_totals_keeps_its_error_bound():
         for spacing in (0.2, 0.01):
             found = solve_on_grid(coins(6, 0.8), utility, stock, spacing)
             assert ((found.value - expected).abs() <= found.error + 1e-12).all()
-            assert found.error == pytest.approx(3 * spacing)
+            assert found.error == pytest.approx(3.5 * spacing)
     assert ((found.value - expected).abs() < 2e-3).all()
+
+
+def test_the_error_bound_counts_the_interpolation_at_the_start():
+    # One sure reward of a quarter spacing, the start between two points: two interpolations.
+    sure = torch.full((1, 1, 1), 0.25).double()
+    tables = from_outcomes(torch.zeros(1, 1, 1).long(), torch.ones(1, 1, 1), sure, torch.ones(1))
+    found = solve_on_grid(augment(tables, 1.0, 1), f.distance(), torch.tensor([-2.75, -0.25]), 1.0)
+    assert float(found.value[1]) == -0.5625  # the truth is 0
+    assert found.error == 1.0
 
 
 def test_an_infinite_horizon_is_the_limit_of_finite_ones():

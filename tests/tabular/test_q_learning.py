@@ -180,6 +180,7 @@ def test_unsuitable_problems_are_refused(agent):
     for change, words in (
         ({"observation": Box((3,))}, "Discrete states"),
         ({"horizon": None}, "horizon = None"),
+        ({"observation": Discrete(30_000)}, "300000 numbers a replica"),
     ):
         with pytest.raises(ValueError, match=words):
             agent.initial(replace(SPEC, **change), STREAM)

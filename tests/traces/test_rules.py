@@ -1,5 +1,7 @@
 """Trace weights of recorded sequences."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -172,6 +174,11 @@ def test_bad_arguments_are_named():
     for lambda_ in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=r"lambda_ .*\[0, 1\]"):
             trace_weights("rbis", rho, lambda_)
+    for ratio in (math.inf, math.nan, -1.0):
+        wrong = rho.index_put((torch.tensor(2), torch.tensor(1)), torch.tensor(ratio))
+        with pytest.raises(ValueError, match=rf"rho of index \(2, 1\) is {ratio:.3g}; .* >= 0"):
+            trace_weights("rbis", wrong, 0.9)
+        assert not trace_weights("q_lambda", wrong, 0.9).isnan().any()
     with pytest.raises(ValueError, match="target_probability"):
         trace_weights("tree_backup", rho, 0.9)
     with pytest.raises(ValueError, match="greedy"):
