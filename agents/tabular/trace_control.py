@@ -115,9 +115,10 @@ class TraceControl:
         q = self.initial_std * rng.normal("q", states * actions)
         kept = self.capacity or capacity(self.rule, self.gamma, self.lambda_, spec.horizon)
         table = q.contiguous().reshape(-1, states, actions)
+        pairs = states * actions if self.capacity is None else None  # merged traces forget nothing
         return TraceControlState(
             table,
-            start_traces(rng, kept, self.rule, states * actions),
+            start_traces(rng, kept, self.rule, pairs),
             torch.zeros_like(rng.replica),
             start_curve(rng, self.evaluation_window) if self.monitor else (),
             torch.zeros_like(table, dtype=torch.bool) if self.monitor else (),

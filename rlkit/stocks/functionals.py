@@ -17,7 +17,7 @@ from rlkit.distributions import Law
 from rlkit.validation import check_choice, check_real
 
 INFINITE = float("inf")
-OVERFLOW = 700.0  # exponents beyond this give no finite number
+OVERFLOW = 700.0  # exponents not far beyond this give no finite number
 
 
 @dataclass(frozen=True)
@@ -154,13 +154,15 @@ def indicator(level: float = 0.0) -> Utility:
 def exponential(scale: float = 1.0) -> Utility:
     """`-exp(-x / scale)`: constant absolute risk aversion; not homogeneous.
 
+    Constant where it would overflow, for `x` below `-700 scale`.
+
     Raises:
         ValueError: `scale` not positive.
     """
     check_real("scale", scale, 0, open_low=True)
     return Utility(
         f"exponential({scale:g})",
-        _one(lambda x: -(-x / scale).exp()),
+        _one(lambda x: -(-x / scale).clamp(max=OVERFLOW).exp()),
         None,
         lambda radius: INFINITE if radius / scale > OVERFLOW else math.exp(radius / scale) / scale,
     )

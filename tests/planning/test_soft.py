@@ -227,5 +227,6 @@ def test_bad_input_is_refused_with_names(garnet, reference):
     uniform = torch.full((6, 3), 1 / 3, dtype=torch.float64)
     with pytest.raises(ValueError, match="policy of state 0 takes an action that reference never"):
         soft_policy_value(model, uniform, 0.9, 1.0, reference)
-    with pytest.raises(ValueError, match="policy of state 0 takes an action that reference never"):
-        soft_finite_policy_value(model, uniform, 3, 1.0, reference)
+    for temperature in (0.0, 1.0):
+        with pytest.raises(ValueError, match="policy of state 0 takes an action that reference"):
+            soft_finite_policy_value(model, uniform, 3, temperature, reference)

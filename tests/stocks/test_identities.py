@@ -261,6 +261,21 @@ def test_the_grid_of_totals_keeps_its_error_bound():
     assert ((found.value - expected).abs() < 2e-3).all()
 
 
+def test_an_exponential_that_would_overflow_leaves_no_nan():
+    # Action 0 loses 800 for sure, action 1 gains them; the first outcome is impossible.
+    pay = torch.tensor([[[0.0, -800.0], [0.0, 800.0]]])
+    chance = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])
+    tables = from_outcomes(torch.zeros(1, 2, 2).long(), chance, pay, torch.ones(1))
+    for problem in (
+        on_lattice(augment(tables, 1.0, 2), unit=800.0),
+        reach(augment(tables, 1.0, 2)),
+    ):
+        plan = problem.maximise(f.exponential().f(problem.support))
+        assert float(problem.value(plan)) == 0
+    found = dynamic_programming(problem, f.exponential(), torch.zeros(1))
+    assert found.value == 0 and [stage[0].item() for stage in found.action] == [1, 1]
+
+
 def test_the_error_bound_counts_the_interpolation_at_the_start():
     # One sure reward of a quarter spacing, the start between two points: two interpolations.
     sure = torch.full((1, 1, 1), 0.25).double()

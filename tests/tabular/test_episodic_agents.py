@@ -15,7 +15,7 @@ from rlkit.envs.tabular.random_mdp import RandomMDP
 from rlkit.envs.tabular.river_swim import RiverSwim
 from rlkit.experience import empty
 from rlkit.model_posteriors import NormalGammaRewards, NormalRewards, sampled_kernel
-from rlkit.protocol import Box, Discrete, Known, Spec
+from rlkit.protocol import Box, Discrete, Known, Spec, Transition
 from rlkit.random import Rng
 from rlkit.rollout import Rollout, Run
 
@@ -294,6 +294,25 @@ def test_a_plan_for_some_replicas_is_the_plan_for_all_of_them(name):
     rng = streams(40)
     few = agent.plan(spec, part, replace(rng, replica=rng.replica[rows]))
     assert torch.equal(agent.plan(spec, seen, rng)[rows], few)
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_only_replicas_whose_episode_ended_plan_and_each_as_if_all_did(name):
+    agent, n = PLANNERS[name], 40
+    table = torch.tensor(np.random.default_rng(1).random((n, S, A)))
+    spec, rng = replace(SPEC, known=Known(reward=table)), streams(n, step=7)
+    last = torch.zeros(n, dtype=torch.bool)
+    last[[3, 17, 18]] = True
+    number = torch.arange(n)
+    batch = Transition(
+        number % 3, number % A, torch.ones(n), torch.ones(n), number % S, torch.ones_like(last)
+    )
+    before = agent.initial(spec, streams(n))
+    every = agent.learn(spec, before, batch, rng)
+    few = agent.learn(spec, before, batch._replace(last=last), rng)
+    assert torch.equal(few.q[last], every.q[last]) and torch.equal(few.q[~last], before.q[~last])
+    assert few.episode.stage.tolist() == (~last).long().tolist()
+    assert torch.equal(few.experience.count.sum((1, 2)), last.double())
 
 
 @pytest.mark.parametrize("name", PLANNERS)

@@ -340,6 +340,12 @@ def test_a_field_outside_its_range_is_refused_by_name(fields, words):
         TraceControl(**fields)
 
 
+def test_a_capacity_holds_where_merged_traces_would_be_faster():
+    spec, rng = Spec(Discrete(2), Discrete(2), horizon=20), Rng(0, "agent", torch.arange(5))
+    for rule in ("retrace", "rbis"):
+        assert TraceControl(rule, capacity=3).initial(spec, rng).traces.weight.shape == (5, 3)
+
+
 @pytest.mark.parametrize("rule", ["q_lambda", "tree_backup"])
 def test_rules_without_ratios_accept_a_greedy_behaviour(rule):
     TraceControl(rule=rule, behaviour_epsilon=0.0)
