@@ -87,10 +87,9 @@ class Dense(NamedTuple):
 
     def lookahead(self, value: Tensor, discount: float = 1.0) -> Tensor:
         """`r(s, a) + discount * E value(s')`, `[..., S, A]` of `value` `[..., S]`."""
-        states, actions = self.size
-        flat = self.kernel.reshape(*self.kernel.shape[:-3], states * actions, states)
-        following = (flat @ value[..., None]).squeeze(-1)
-        return self.reward + discount * following.reshape(*following.shape[:-1], states, actions)
+        # Not a batched product: its bits depend on the number of replicas.
+        following = (self.kernel * value[..., None, None, :]).sum(-1)
+        return self.reward + discount * following
 
 
 def from_outcomes(
