@@ -197,9 +197,9 @@ def brute_force(instances: int = 200) -> Claim:
             found = dynamic_programming(problem, utility, torch.zeros(1))
             errors.append((found.value - float(best.max())) / (1 + abs(found.value)))
     text = (
-        f"{instances} random problems of 2 states, 2 actions, 3 steps: dynamic programming equals "
-        f"the best of all 128 history-dependent policies for {len(scalar)} utilities (largest "
-        "relative error)"
+        f"{instances} random undiscounted problems of 2 states, 2 actions, 3 steps: dynamic "
+        f"programming equals the best of all 128 history-dependent policies for {len(scalar)} "
+        "utilities (largest relative error)"
     )
     return reference("brute force", text, errors, 1e-9)
 

@@ -56,16 +56,13 @@ def over_episodes(
 ) -> None:
     """A metric of the random factored MDPs against episodes, both scales logarithmic."""
     ax.set(xscale="log", yscale="log", xlabel="episode", ylim=limits)
-    ends = []
     for curve in curves:
         cell = curve.cell(data)
-        x, colour = cell.step / cell.config["env.horizon"], PALETTE[curve.colour]
+        x = cell.step / cell.config["env.horizon"]
         shown = x >= 1
-        values = cell.metric(metric)[shown]
-        band(ax, x[shown], values, colour, linestyle=curve.line)
-        ends.append((float(x[-1]), float(values[-1].mean()), curve.label, colour))
-    ax.set_xlim(1, ends[0][0])
-    label_ends(ax, ends, gap=0.065)
+        look = {"linestyle": curve.line, "label": curve.label}
+        band(ax, x[shown], cell.metric(metric)[shown], PALETTE[curve.colour], **look)
+    ax.set_xlim(1, float(x[-1]))
 
 
 def regret_curves(ax: Axes, data: Data) -> None:
@@ -73,6 +70,7 @@ def regret_curves(ax: Axes, data: Data) -> None:
     top = 2 * float(JOINT.cell(data).final().mean())
     over_episodes(ax, data, CURVES, "regret", (1.0, top))
     ax.set(ylabel="cumulative regret", title="(a) random factored MDPs")
+    ax.legend(loc="upper left")
 
 
 def error_curves(ax: Axes, data: Data) -> None:
@@ -80,6 +78,7 @@ def error_curves(ax: Axes, data: Data) -> None:
     low = 0.7 * min(float(c.cell(data).final("model_error").mean()) for c in CURVES)
     over_episodes(ax, data, CURVES, "model_error", (low, 2.0))
     ax.set(ylabel="L1 error of the model", title="(b) what was learnt")
+    ax.legend(loc="lower left")
 
 
 def taxi_cell(data: Data, curve: Curve) -> Cell:
@@ -117,7 +116,7 @@ def taxi_curves(ax: Axes, data: Data) -> None:
         ends.append((float(episode[-1]), float(values[-1].mean()), curve.label, colour))
     ax.set_xlim(0, episode[-1])
     ax.set_ylim(bottom=0)
-    ax.set(xlabel="episode", ylabel="cumulative regret", title="(c) taxi, 3 x 3")
+    ax.set(xlabel="episode", ylabel="cumulative regret", title="(c) taxi, 3 × 3")
     label_ends(ax, ends)
 
 

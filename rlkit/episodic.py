@@ -28,7 +28,7 @@ from rlkit.experience import (
 from rlkit.planning.layout import expected_next, matrix
 from rlkit.protocol import Spec, Transition
 from rlkit.random import Rng
-from rlkit.sampling import argmax, choose
+from rlkit.sampling import argmax
 
 UNROLL = 16  # up to this many successors an expectation is written out, term by term
 
@@ -38,7 +38,7 @@ class Learner(NamedTuple):
 
     experience: Experience
     episode: Episode
-    q: Tensor  # [N, H * S, A] float64 action values in use
+    q: Tensor  # [N, H, S, A] float64 action values in use, replica dimension innermost in memory
 
 
 Planner = Callable[[Spec, Experience, Rng], Tensor]  # action values [N, H, S, A]
@@ -58,14 +58,18 @@ def start(spec: Spec, rng: Rng, plan: Planner, staged: bool = False) -> Learner:
     """
     stages = episode_length(spec) if staged else 1
     experience = empty(spec, rng, stages)
-    q = plan(spec, experience, rng).flatten(1, 2)
+    q = replicas_innermost(plan(spec, experience, rng))
     return Learner(experience, start_episode(spec, rng), q)
 
 
 def act(spec: Spec, learner: Learner, observation: Tensor, rng: Rng) -> Tensor:
     """The best action `[N]` of the plan, ties broken uniformly."""
-    row = learner.episode.stage * sizes(spec)[0] + observation
-    return argmax(choose(learner.q, row), rng)
+    (states, actions), n = sizes(spec), rng.n
+    first = (learner.episode.stage * states + observation) * (actions * n)
+    number = torch.arange(actions * n, device=rng.device).view(actions, n)
+    flat = learner.q.movedim(0, -1).reshape(-1)
+    values = flat.index_select(0, (first + number).view(-1)).view(actions, n)
+    return argmax(values.T, rng)
 
 
 def learn(
@@ -77,12 +81,12 @@ def learn(
         return learner._replace(episode=episode)
     experience = absorb(learner.experience, episode, batch)
     if bool(batch.last.all()):
-        q = plan(spec, experience, rng).flatten(1, 2)
+        q = replicas_innermost(plan(spec, experience, rng))
     else:
         rows = batch.last.nonzero().squeeze(1)
         part = tree_map(lambda leaf: leaf[rows], experience)
         few = plan(some(spec, rows), part, replace(rng, replica=rng.replica[rows]))
-        q = learner.q.index_copy(0, rows, few.flatten(1, 2))
+        q = learner.q.movedim(0, -1).index_copy(-1, rows, few.movedim(0, -1)).movedim(-1, 0)
     return Learner(experience, restart(episode, batch.last), q)
 
 
@@ -92,6 +96,16 @@ def some(spec: Spec, rows: Tensor) -> Spec:
     if reward is None or reward.dim() == 2:
         return spec
     return replace(spec, known=spec.known._replace(reward=reward[rows]))
+
+
+def replicas_innermost(table: Tensor) -> Tensor:
+    """The same `[N, ...]`, in memory as `[..., N]`: acting looks one entry a replica up."""
+    return table.movedim(0, -1).contiguous().movedim(-1, 0)
+
+
+def stacked(table: list[Tensor]) -> Tensor:
+    """Action values `[N, S, A]` from the last stage to the first as `[N, H, S, A]`."""
+    return torch.stack([q.movedim(0, -1) for q in reversed(table)]).movedim(-1, 0)
 
 
 def best(q: Tensor) -> Tensor:

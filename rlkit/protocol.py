@@ -84,7 +84,9 @@ class Known(NamedTuple):
     demonstrations: Demonstrations | None = None
     model: Any = None  # rlkit.models.Model, for agents that plan
     tokens: Any = None  # rlkit.tokens.TokenKnowledge, for agents that write responses
-    rewards: Tensor | None = None  # [S, A, K, m] of every outcome of `model`, where there are several
+    rewards: Tensor | None = (
+        None  # [S, A, K, m] of every outcome of `model`, where there are several
+    )
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ class DistributionalVI:
     """Plays the exact optimum of a functional of the return's law, with the model known.
 
     Avila Pires et al. (2025): dynamic programming on state and stock, with a search over the
-    initial stock. Rewards must be multiples of `unit`. The best upper tail may need a policy drawn
+    initial stock. The return is the undiscounted sum over an episode, whatever the problem's own
+    objective. Rewards must be multiples of `unit`. The best upper tail may need a policy drawn
     at the start of each episode. Problems with several rewards take the objective "utility".
 
     Raises:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rlkit.episodic import Learner, act, best, expectations, learn, start
+from rlkit.episodic import Learner, act, best, expectations, learn, stacked, start
 from rlkit.experience import Experience, episode_length, sizes
 from rlkit.protocol import Spec, Transition
 from rlkit.random import Rng
@@ -72,4 +72,4 @@ class RLSVI:
             mean = reward[own] + expected[own](value)
             table.append(mean + width[own] * normal[:, stage])
             value = best(table[-1]) * experience.goes_on
-        return torch.stack(table[::-1], 1)
+        return stacked(table)

@@ -1,9 +1,8 @@
 """Optimism in the face of uncertainty by value iteration with upper confidence bounds."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from rlkit.episodic import (
     learn,
     log_term,
     optimism_range,
+    stacked,
     start,
 )
 from rlkit.experience import Experience, episode_length, sizes
@@ -87,44 +87,43 @@ class UCBVI:
     def plan(self, spec: Spec, experience: Experience, rng: Rng) -> Tensor:
         """Upper bounds of the action values `[N, H, S, A]`."""
         horizon, states = episode_length(spec), sizes(spec)[0]
-        bonus = self.bonuses(spec)
-        parts = zip(
-            experience.count.split(states, 1),
-            experience.mean_reward.split(states, 1),
-            map(expectations, experience.kernel.split(states, 1)),
-            strict=True,
-        )
-        rows = list(parts)
+        bounds = self.bounds(spec, experience)
+        parts = [[leaf.split(states, 1) for leaf in bounds], experience.kernel.split(states, 1)]
+        rows = [
+            (Bounds(*leaves), expectations(kernel))
+            for *leaves, kernel in zip(*parts[0], parts[1], strict=True)
+        ]
         table, value = [], torch.zeros_like(experience.goes_on)
         for left in range(1, horizon + 1):
-            count, reward, expected = rows[-left if self.stage_dependent else 0]
-            upper = reward + expected(value) + bonus(left, count, value, expected)
+            bound, expected = rows[-left if self.stage_dependent else 0]
+            mean = expected(value)
+            upper = bound.level + mean
+            if self.bonus == "stage":
+                upper = upper + left * bound.slope
+            if self.bonus == "bernstein":
+                variance = (expected(value * value) - mean * mean).clamp(min=0)
+                upper = upper + bound.slope * torch.sqrt(variance)
             # An action never tried has an infinite bonus.
             table.append(upper.clamp(max=left * self.reward_max))
             value = best(table[-1]) * experience.goes_on
-        return torch.stack(table[::-1], 1)
+        return stacked(table)
 
-    def bonuses(self, spec: Spec) -> "Bonus":
-        """The bonus `[N, S, A]` of stage `H - left + 1`, infinite where nothing was tried."""
+    def bounds(self, spec: Spec, experience: Experience) -> "Bounds":
+        """What the bonus owes to the numbers of visits alone."""
         horizon, log = episode_length(spec), log_term(spec, self.delta, 5)
-        top, scale = horizon * self.reward_max, self.scale
-        width = {"hoeffding": 7 * top * log, "root": top}.get(self.bonus, 0.0)
-
-        def plain(left: int, count: Tensor, value: Tensor, expected: Expectation) -> Tensor:
-            by_stage = left * self.reward_max * math.sqrt(log)
-            size = by_stage if self.bonus == "stage" else width
-            return scale * size / torch.sqrt(count)
-
-        def bernstein(left: int, count: Tensor, value: Tensor, expected: Expectation) -> Tensor:
-            mean = expected(value)
-            variance = (expected(value * value) - mean * mean).clamp(min=0)
-            tried = count.clamp(min=1)
-            known = torch.sqrt(8 * log * variance / tried) + 14 * top * log / (3 * tried)
-            rest = math.sqrt(8) * top / torch.sqrt(count)
-            return scale * (known + rest)
-
-        return bernstein if self.bonus == "bernstein" else plain
+        top, reward = horizon * self.reward_max, experience.mean_reward
+        width = self.scale / torch.sqrt(experience.count)
+        if self.bonus == "stage":
+            return Bounds(reward, self.reward_max * math.sqrt(log) * width)
+        if self.bonus == "bernstein":
+            tried = experience.count.clamp(min=1)
+            known = math.sqrt(8) * top * width + self.scale * 14 * top * log / (3 * tried)
+            return Bounds(reward + known, self.scale * torch.sqrt(8 * log / tried))
+        return Bounds(reward + (7 * top * log if self.bonus == "hoeffding" else top) * width, width)
 
 
-Expectation = Callable[[Tensor], Tensor]
-Bonus = Callable[[int, Tensor, Tensor, Expectation], Tensor]
+class Bounds(NamedTuple):
+    """Parts of a bonus, `[N, R, A]` each."""
+
+    level: Tensor  # reward and what is added at every stage, infinite where nothing was tried
+    slope: Tensor  # factor of the stages left, or of the standard deviation of the next value

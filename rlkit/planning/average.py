@@ -8,7 +8,7 @@ from torch import Tensor
 from rlkit.models import Dense, Model
 from rlkit.planning.classes import check_unichain, check_weakly_communicating
 from rlkit.planning.discounted import ROUNDINGS
-from rlkit.planning.layout import Backup, blocks, leading
+from rlkit.planning.layout import Backup, Matrix, blocks, leading
 from rlkit.planning.policies import chain
 from rlkit.planning.solving import poisson
 from rlkit.validation import check_integer, check_real
@@ -43,7 +43,7 @@ def gain_and_bias(model: Model | Dense, tolerance: float = 1e-12, sweeps: int = 
     Args:
         model: shared or of `N` replicas.
         tolerance: a model's sweeps end when the span of the last change is below this, relative to
-            its largest reward (or is rounding); half of it bounds the error of the gain.
+            the range of its rewards (or is rounding); half of it bounds the error of the gain.
         sweeps: when to give up.
 
     Raises:
@@ -62,9 +62,23 @@ def gain_and_bias(model: Model | Dense, tolerance: float = 1e-12, sweeps: int = 
         check_weakly_communicating(block, not lead)
         rows = block.rows
         start = bias.new_zeros(rows.stop - rows.start, states)
-        gain[rows], bias[rows] = relative_iteration(block.backup, start, tolerance, sweeps)
+        middle = level(block.backup)
+        moved = block.backup._replace(reward=block.backup.reward - middle)
+        rate, bias[rows] = relative_iteration(moved, start, tolerance, sweeps)
+        gain[rows] = rate + middle.reshape(-1)
         q[rows] = block.backup.lookahead(bias[rows])
     return Gain(gain.view(lead), bias.view(*lead, states), q.view(*lead, states, actions))
+
+
+def level(backup: Backup) -> Tensor:
+    """Middle of each model's rewards, every dimension but the replicas' 1.
+
+    Sweeps see rewards less this, because their accuracy is relative to the largest.
+    """
+    reward = backup.reward
+    own = isinstance(backup, Matrix) or backup.batched
+    every = tuple(range(int(own), reward.dim()))
+    return (reward.amax(every, keepdim=True) + reward.amin(every, keepdim=True)) / 2
 
 
 def relative_iteration(

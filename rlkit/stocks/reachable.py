@@ -18,7 +18,7 @@ from rlkit.stocks.functionals import Functional
 from rlkit.stocks.lattice import greedy
 
 LARGEST = 1 << 22  # entries of the largest layer
-SAME = 1e-9  # totals closer than this are one
+SAME = 1e-9  # totals closer than this, relative to the largest reward, are one
 
 
 class Layer(NamedTuple):
@@ -98,6 +98,7 @@ def reach(model: StockModel, largest: int = LARGEST) -> Reachable:
     state = tables.start.nonzero().squeeze(1)
     total = torch.zeros(state.shape[0], model.dimension, dtype=torch.float64, device=state.device)
     start, layers, scale = tables.start[state], [], 1.0
+    grain = SAME * (float(model.reward.abs().amax()) or 1.0)
     for time in range(model.steps):
         entries = state.shape[0] * tables.probability[0].numel()
         if entries > largest:
@@ -112,7 +113,7 @@ def reach(model: StockModel, largest: int = LARGEST) -> Reachable:
         pick = torch.where(model.certain[state], torch.arange(following.shape[2]), first)
         following = following.gather(2, pick)
         sums = sums.gather(2, pick[..., None].expand(sums.shape))
-        joint = torch.cat([following[..., None].double(), (sums / SAME).round()], -1)
+        joint = torch.cat([following[..., None].double(), (sums / grain).round()], -1)
         unique, child = torch.unique(joint.flatten(0, 2), dim=0, return_inverse=True)
         layers.append(Layer(state, total, child.reshape(following.shape)))
         representative = torch.zeros(unique.shape[0], dtype=torch.int64, device=state.device)

@@ -62,8 +62,8 @@ def multistep_targets(
         ValueError: as `trace_weights`.
     """
     check_real("gamma", gamma, 0, 1)
-    later = [None if x is None else windows(x)[..., 1:] for x in (rho, target_probability, greedy)]
-    beta = trace_weights(rule, windows(rho)[..., 1:], lambda_, *later[1:])
+    others = [None if x is None else windows(x)[..., 1:] for x in (target_probability, greedy)]
+    beta = trace_weights(rule, windows(rho)[..., 1:], lambda_, *others)
     discounted = powers(gamma, rho.shape[-1] - 1, error) * beta
     return value + (discounted * windows(error)).sum(-1)
 

@@ -23,7 +23,7 @@ def final(config):
     if agent["name"] == "psrl" and agent["alpha"] == 1.0:
         value = 397.0
     if agent["name"] == "ucbvi":
-        value *= (1 + 10 * agent["scale"]) ** 2
+        value *= 1 + agent["scale"]
     return value * (size / 10) ** 2
 
 
@@ -59,6 +59,8 @@ def test_every_claim_holds_on_results_as_specified():
         ("psrl", 0.0, 1.6, "deep exploration"),
         ("psrl", 0.0, 0.9, "flat prior"),
         ("q_learning", 0.0, 0.9, "dithering"),
+        ("ucbvi", 0.1, 2.5, "order"),
+        ("ucbvi", 0.1, 2.5, "order, tuned bonus"),
         ("psrl", 0.1, 0.2, "order"),
         ("rlsvi", 0.1, 0.4, "order"),
         ("q_learning", 0.1, 0.4, "order"),

@@ -252,3 +252,13 @@ def test_policies_with_two_closed_classes_are_refused(river_swim):
 def test_giving_up_says_so(river_swim):
     with pytest.raises(ValueError, match="no gain after 10 sweeps"):
         gain_and_bias(river_swim(20), sweeps=10)
+
+
+def test_a_large_shift_of_the_rewards_moves_the_gain_alone():
+    """Two states, left with probability p, of rewards c and c + 1: the bias spans 1 / (2 p)."""
+    for shift, p in ((1e6, 1e-3), (-1e9, 0.5)):
+        kernel = torch.tensor([[[1 - p, p]], [[p, 1 - p]]], dtype=torch.float64)
+        reward = torch.tensor([[shift], [shift + 1]], dtype=torch.float64)
+        got = gain_and_bias(Dense(kernel, reward))
+        assert got.gain.item() == pytest.approx(shift + 0.5, rel=1e-12)
+        assert span(got.bias).item() == pytest.approx(1 / (2 * p), rel=1e-6)

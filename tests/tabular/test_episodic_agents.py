@@ -144,13 +144,13 @@ def test_the_sampled_optimum_has_the_law_of_the_true_one():
     plan = planning.backward_induction(truth.dense(), 4)
     for step in (0, 4, 40):
         loop.advance(step)
-        sampled = loop.groups[0].carry.agent.q[:, 0].amax(-1)
+        sampled = loop.groups[0].carry.agent.q[:, 0, 0].amax(-1)
         gap = (sampled - plan.value[:, 0, 0]).numpy()
         assert abs(gap.mean()) < 4 * gap.std() / n**0.5
     # With a prior that is wrong the two differ.
     wrong = Rollout(Run(problem, replace(agent, prior_mean=0.0), 40, n, seed=8, group=n))
     wrong.advance(4)
-    gap = (wrong.groups[0].carry.agent.q[:, 0].amax(-1) - plan.value[:, 0, 0]).numpy()
+    gap = (wrong.groups[0].carry.agent.q[:, 0, 0].amax(-1) - plan.value[:, 0, 0]).numpy()
     assert abs(gap.mean()) > 4 * gap.std() / n**0.5
 
 
