@@ -34,7 +34,7 @@ from the true ones, on random factored MDPs: nine binary features of state and a
 successor with three parents each, at most five in the prior, rows Dirichlet(0.5), 20 steps an
 episode, a new MDP in every replica. (c) Taxi on a 3 x 3 grid, 15 steps an episode or until the
 delivery, Dirichlet parameter 0.1, η = 2 (1 for the destination): graphs smaller than the true one
-suffice and are learnt faster. The two factored agents also know which actions end an episode. (d) A
+suffice and are learnt faster; all three also know how often each action ends an episode. (d) A
 harder instance, four parents each, rows Dirichlet(1), 10 steps an episode: regret after 100
 episodes above that of F-PSRL on the same MDP. Lines and points are means over replicas, bands and
 bars 95 % intervals; all agents meet the same replicas.

@@ -31,7 +31,8 @@ Deep exploration on DeepSea: only a dive of N moves right, each at a cost, finds
 Size 10, no noise: regret of PSRL with Dirichlet priors 1/S and 1 and of epsilon-greedy Q-learning
 (epsilon .1). (b) Reward noise .1: UCBVI with bonus c H / sqrt(n), c = .01; RLSVI and PSRL, both
 with prior N(0, 1) on rewards and noise .1; optimistic Q-learning with c = .01; epsilon-greedy. (c)
-The final regret of (b) against c and against the noise sigma that RLSVI assumes; dashed: PSRL. The
+The final regret of (b) against c and against the noise sigma that RLSVI assumes, its prior standard
+deviation being 10 sigma; dashed: PSRL. The
 c and the prior variance of RLSVI were chosen after a look at such regrets; with the c = .1 that was
 fixed before, UCBVI is behind PSRL. (d) No noise: episodes that missed the treasure against size;
 dotted: all 4000 / N episodes. Lines and points are means over 32 replicas, the same for all agents,

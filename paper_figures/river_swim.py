@@ -48,8 +48,9 @@ CAPTION = """
 Cumulative regret on RiverSwim with six states. (a) Episodes of 20 steps, time-homogeneous agents
 except the two Q-learners. (b) Average reward; always swimming left costs 8472 in 20,000 steps.
 Beside each name: the fitted exponent of growth over the last decade of time, mean over replicas.
-c multiplies the confidence radii: c = 1 (dashed) are the constants of the theorem (for UCBVI its
-bonus sqrt(ln(5 S A T / delta) / n) per step left), other values were tuned on other seeds. PSRL and
+c multiplies the confidence radii, dashed where it is 1 (the theorem's constants for UCRL2 and
+optimistic Q in (b); UCBVI has the bonus sqrt(ln(5 S A T / delta) / n) per step left); other values
+were tuned on other seeds. Optimistic Q in (b) is told the exact span of the optimal bias. PSRL and
 TSDE have Dirichlet(1/S) and normal-gamma(1) priors. Osband, Russo and Van Roy (2013) report 68.8
 for PSRL and 1260 for UCRL2 after 500 episodes. Lines are means over replicas, bands 95 % intervals.
 """
@@ -66,7 +67,7 @@ def plot(data: Data) -> Figure:
     always = (steps[1], steps[1] * left_gap(), "always left  1", grey)
     label_ends(right, [*ends, always], gap=0.055)
     right.set(xlabel="step", title="(b) average reward")
-    key = "name, exponent of growth\ndashed: constants of the theorem"
+    key = "name, exponent of growth\ndashed: c = 1"
     left.text(0.03, 0.97, key, transform=left.transAxes, fontsize=7, va="top")
     return figure
 

@@ -92,10 +92,12 @@ def learn(
 
 def some(spec: Spec, rows: Tensor) -> Spec:
     """What is known of the replicas `rows` `[n]` alone."""
-    reward = spec.known.reward
-    if reward is None or reward.dim() == 2:
-        return spec
-    return replace(spec, known=spec.known._replace(reward=reward[rows]))
+    reward, model = spec.known.reward, spec.known.model
+    if reward is not None and reward.dim() == 3:
+        reward = reward[rows]
+    if model is not None and model.batched:
+        model = type(model)(*(leaf[rows] for leaf in model))
+    return replace(spec, known=spec.known._replace(reward=reward, model=model))
 
 
 def replicas_innermost(table: Tensor) -> Tensor:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from rlkit.experience import Experience
-from rlkit.models import Dense
+from rlkit.models import Dense, Model
 from rlkit.random import Rng
+
+TINY = 1e-300  # keeps an empty row from being divided by zero
 
 
 class NormalRewards(NamedTuple):
@@ -70,3 +72,20 @@ def absorbing(kernel: Tensor, reward: Tensor, ended: Tensor) -> Dense:
     stay = torch.eye(kernel.shape[1], dtype=kernel.dtype, device=kernel.device)[:, None]
     over = ended[..., None]
     return Dense(torch.where(over[..., None], stay, kernel), torch.where(over, 0.0, reward))
+
+
+def survival(model: Model) -> Tensor:
+    """Probability that the episode goes on, `[..., S, A]`; 0 in terminal states."""
+    flat = model.successor.flatten(-3)
+    ends = model.terminal.expand(*flat.shape[:-1], -1).gather(-1, flat).view(model.successor.shape)
+    return 1 - (model.probability * ends).sum(-1)
+
+
+def given_survival(kernel: Tensor, model: Model) -> Tensor:
+    """Kernels `[N, S, A, S]` given how often every action ends the episode in `model`.
+
+    What ends it is taken out: rows sum to the probability of going on.
+    """
+    alive = kernel * (~model.terminal)[..., None, None, :]
+    left = alive.sum(-1).clamp(min=TINY)
+    return alive * (survival(model) / left)[..., None]

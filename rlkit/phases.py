@@ -176,6 +176,6 @@ def average_reward(agent: object, spec: Spec) -> tuple[int, int]:
     if spec.horizon is not None:
         raise ValueError(
             f"{type(agent).__name__} maximises the average reward of a task that never ends; this "
-            f"problem has episodes of {spec.horizon} steps (horizon = None makes it endless)"
+            f"problem has episodes of {spec.horizon} steps; accepted: horizon = None"
         )
     return experience.sizes(spec)

@@ -13,6 +13,7 @@ the replica dimension innermost: the other layout is miscompiled by Inductor.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -261,7 +262,8 @@ class Rng:
         if small:
             return torch.softmax(self.log_gamma(name, alpha), -1)
         g = self.gamma(name, alpha, small=False)
-        return g / g.sum(-1, keepdim=True)
+        # Term by term: `sum` associates differently where a replica is alone.
+        return g / reduce(torch.add, g.unbind(-1))[..., None]
 
     def _replica_last(self, value: Tensor) -> Tensor:
         """`[N, ...]` to `[E, N]`."""

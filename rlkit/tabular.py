@@ -49,8 +49,8 @@ class TabularProblem:
 
     Observation: the state. Regret of a step is the gap `V*(s) - Q*(s, a)` of the optimal policy
     (of the stage in a finite horizon; `gain + bias - Q` for average reward). Over an episode the
-    gaps, discounted where the problem is, add up in expectation to the difference between optimal
-    and achieved value.
+    gaps add up in expectation to the difference between optimal and achieved value; where the
+    problem is discounted they would have to be discounted too, which a recorded total does not do.
     """
 
     # Range of the rewards where replicas draw their own: it must not depend on the draw.
@@ -151,7 +151,10 @@ class TabularProblem:
         return Step(TabularState(out.label, self.after(state.stage)), reward, discount)
 
     def after(self, stage: Tree) -> Tree:
-        """The next stage; the last one stays where a run is given a longer time limit."""
+        """The next stage; the last one stays where a run is given a longer time limit.
+
+        Gaps are those of the problem's own horizon, whatever time limit a run is given.
+        """
         return (stage + 1).clamp(max=(self.horizon or 1) - 1) if self.staged else ()
 
     def observe(self, instance: Instance, state: TabularState) -> Tensor:

@@ -66,7 +66,9 @@ class DRPO:
         """
         known = knowledge(spec)
         if self.share > 0 and known.data.outcome.shape[1] == 0:
-            raise ValueError(f"share = {self.share}, but there are no demonstrations to reset to")
+            raise ValueError(
+                f"share = {self.share} without demonstrations to reset to; accepted: 0"
+            )
         if self.official_lengths and known.automaton.horizon < 2:
             raise ValueError("official_lengths = True; accepted: responses of two tokens or more")
         return start_actor_critic(spec)

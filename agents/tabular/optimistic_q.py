@@ -39,7 +39,7 @@ class OptimisticQ:
         ValueError: a field outside its range.
     """
 
-    span: float | None = None  # bound on max - min of the optimal bias, > 0; None: S reward ranges
+    span: float | None = None  # max - min of the optimal bias, > 0; None: a guess, S reward ranges
     delta: float = 0.1  # probability of failure, in (0, 1)
     scale: float = 1.0  # factor of the bonus, >= 0; 1 is the theorem's
     horizon: float | None = None  # effective horizon H, >= 2; None: by the theorem

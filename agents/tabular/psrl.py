@@ -9,7 +9,14 @@ from torch import Tensor
 from rlkit.episodic import Learner, act, learn, start
 from rlkit.experience import Experience, episode_length
 from rlkit.model_error import model_error
-from rlkit.model_posteriors import NormalGammaRewards, NormalRewards, absorbing, sampled_kernel
+from rlkit.model_posteriors import (
+    NormalGammaRewards,
+    NormalRewards,
+    absorbing,
+    given_survival,
+    sampled_kernel,
+)
+from rlkit.models import Dense
 from rlkit.planning import backward_induction
 from rlkit.protocol import Spec, Transition
 from rlkit.random import Rng
@@ -37,6 +44,7 @@ class PSRL:
     prior_std: float = 1.0  # normal: standard deviation of the prior, > 0
     noise: float = 0.1  # normal: assumed standard deviation of the reward noise, > 0
     known_reward: bool = False  # plan with the problem's mean rewards
+    known_termination: bool = False  # plan with the problem's probabilities of ending the episode
     track_error: bool = False  # record the error of the model, where the true one is disclosed
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -57,6 +65,8 @@ class PSRL:
         """
         if self.known_reward and spec.known.reward is None:
             raise ValueError("known_reward = True, but the problem does not disclose its rewards")
+        if self.known_termination and spec.known.model is None:
+            raise ValueError("known_termination = True, but the problem discloses no model")
         return start(spec, rng, self.plan)
 
     def act(
@@ -79,7 +89,11 @@ class PSRL:
     def plan(self, spec: Spec, experience: Experience, rng: Rng) -> Tensor:
         """Action values `[N, H, S, A]` of a model from the posterior."""
         kernel = sampled_kernel(experience, self.prior_alpha(experience), rng)
-        model = absorbing(kernel, self.rewards(spec, experience, rng), experience.ended)
+        reward = self.rewards(spec, experience, rng)
+        if self.known_termination:
+            model = Dense(given_survival(kernel, spec.known.model), reward)
+        else:
+            model = absorbing(kernel, reward, experience.ended)
         return backward_induction(model, episode_length(spec), check=False).q
 
     def rewards(self, spec: Spec, experience: Experience, rng: Rng) -> Tensor:

@@ -33,7 +33,8 @@ class UCBVI:
     """Plans in the empirical model with a bonus on rarely tried actions, once an episode.
 
     Azar, Osband and Munos (2017), "Minimax regret bounds for reinforcement learning":
-    `Q_h = min(H - h + 1, r + P V_{h+1} + scale * b)`, and `H - h + 1` where nothing was tried.
+    `Q_h = min(H - h + 1, r + P V_{h+1} + scale * b)`, and `H - h + 1` where nothing was tried
+    (theirs also never exceeds the Q of the episode before).
     With `L = ln(5 S A T / delta)` of a run of `T` steps and `n` visits the bonus `b` is
 
     - "hoeffding": `7 H L / sqrt(n)`, their Algorithm 3;
@@ -50,7 +51,7 @@ class UCBVI:
     """
 
     bonus: str = "hoeffding"  # "hoeffding", "bernstein", "stage" or "root"
-    scale: float = 1.0  # factor of the bonus, > 0; 1 is the theorem's
+    scale: float = 1.0  # factor of the bonus, > 0
     delta: float = 0.05  # probability with which optimism may fail, in (0, 1)
     reward_max: float = 1.0  # largest mean reward, > 0
     stage_dependent: bool = False  # learn transitions and rewards for each stage on its own

@@ -50,7 +50,7 @@ class UCRL2:
                 check_real(name, bound)
 
     def initial(self, spec: Spec, rng: Rng) -> Phase:
-        """The first phase, in which every model is plausible.
+        """The first phase, without any count.
 
         Raises:
             ValueError: states and actions are not Discrete or too many, rewards without bounds,

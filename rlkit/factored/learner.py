@@ -25,12 +25,12 @@ from rlkit.factored.posterior import (
 )
 from rlkit.factored.structure import ParentSets, joint_kernel, parent_sets
 from rlkit.model_error import model_error
-from rlkit.models import Dense
+from rlkit.model_posteriors import given_survival
+from rlkit.models import Dense, Model
 from rlkit.planning import backward_induction
 from rlkit.protocol import Discrete, Spec, Transition
 from rlkit.random import Rng
 
-TINY = 1e-300  # what keeps an empty row from being divided by zero
 BLOCK = 5 << 20  # bytes of joint tables built at once, to be solved while in the cache
 
 
@@ -128,8 +128,9 @@ def note(episode: Trajectory, batch: Transition, actions: int) -> Trajectory:
 def solve(spec: Spec, sets: ParentSets, model: Sampled, rows: Tensor) -> Tensor:
     """Optimal policies `[N, H * S]` of sampled models, those of replicas `rows` `[N]` of the run.
 
-    Models are continuous draws: ties have probability zero, except in terminal states, where the
-    action does not matter.
+    Of equally good actions the first is taken. They are equal where the action does not matter to
+    the sampled model: in terminal states, at the last stage if it alone decides no reward, and
+    where the sampled graph leaves the action out.
     """
     policy = []
     for part, owner in pieces(spec, model, rows):
@@ -159,21 +160,15 @@ def kernel(spec: Spec, sets: ParentSets, model: Sampled, rows: Tensor) -> Tensor
     prior = spec.known.prior
     joint = joint_kernel(conditional_rows(model, sets, prior.state))
     joint = joint.unflatten(2, (math.prod(prior.state), -1))
-    if bool(spec.known.model.terminal.any()):
-        alive = ~own(spec.known.model.terminal, rows, 1)
-        joint = joint * alive[..., :, None, None]
-        left = joint.sum(1, keepdim=True).clamp(min=TINY)
-        joint = joint * (survival(spec, rows).unsqueeze(-3) / left)
-    return joint.movedim(1, -1)
+    laid = joint.movedim(1, -1)
+    truth = spec.known.model
+    return given_survival(laid, own_model(truth, rows)) if bool(truth.terminal.any()) else laid
 
 
-def survival(spec: Spec, rows: Tensor) -> Tensor:
-    """Probability that the episode goes on, `[S, A]` or `[N, S, A]`; 0 in terminal states."""
-    model = spec.known.model
-    terminal, successor = own(model.terminal, rows, 1), own(model.successor, rows, 3)
-    flat = successor.flatten(-3)
-    ends = terminal.expand(*flat.shape[:-1], -1).gather(-1, flat).view(successor.shape)
-    return 1 - (own(model.probability, rows, 3) * ends).sum(-1)
+def own_model(model: Model, rows: Tensor) -> Model:
+    """The models of replicas `rows`, or the one that all share."""
+    dims = (3, 3, 3, 1, 1)
+    return Model(*(own(leaf, rows, n) for leaf, n in zip(model, dims, strict=True)))
 
 
 def own(leaf: Any, rows: Tensor, dims: int) -> Any:
@@ -188,9 +183,7 @@ def error(spec: Spec, sets: ParentSets, state: Learner, concentration: float) ->
     truth, errors = spec.known.model, []
     everyone = torch.arange(state.parents.shape[0], device=state.parents.device)
     for part, rows in pieces(spec, model, everyone):
-        dims = (3, 3, 3, 1, 1)
-        mine = type(truth)(*(own(leaf, rows, d) for leaf, d in zip(truth, dims, strict=True)))
-        errors.append(model_error(kernel(spec, sets, part, rows), mine))
+        errors.append(model_error(kernel(spec, sets, part, rows), own_model(truth, rows)))
     return torch.cat(errors)
 
 

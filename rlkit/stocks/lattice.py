@@ -252,7 +252,7 @@ def moves(model: StockModel, unit: float) -> Tensor:
         value = float(model.reward[off][0][(scaled - steps)[off][0].abs().argmax()])
         raise ValueError(
             f"reward of {where(off)} is {value:g}, {values[0]:.2g} off a multiple of unit = "
-            f"{unit:g}: accepted are lattice rewards; choose a unit, or use rlkit.stocks.reach"
+            f"{unit:g}; accepted: multiples of it (choose another unit, or use rlkit.stocks.reach)"
         )
     return steps.long()
 

@@ -256,7 +256,7 @@ def test_problems_without_tokens_are_refused(agent):
         (KTOAgent(), TokenTree(pairs=0), "pairs = 0"),
         (SFT(), TokenTree(demonstrations=0), "demonstrations = 0"),
         (OREO(), TokenTree(demonstrations=0), "demonstrations = 0"),
-        (DRPO(), TokenTree(demonstrations=0), "no demonstrations to reset to"),
+        (DRPO(), TokenTree(demonstrations=0), "without demonstrations to reset to"),
         (DRPO(official_lengths=True), TokenTree(1, 3), "two tokens or more"),
     ],
 )

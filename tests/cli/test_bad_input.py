@@ -11,7 +11,9 @@ import pytest
 from rlkit.cli import execute
 
 ROOT = Path(__file__).parents[2]
-ALLOWED = re.compile(r"[Aa]llowed|outside [\[(]| in [\[(].*[\])]|not of type |is required")
+ALLOWED = re.compile(
+    r"[Aa]llowed|accepted: | needs |outside [\[(]| in [\[(].*[\])]|not of type |is required"
+)
 
 OVERRIDES = [
     # names
@@ -166,6 +168,29 @@ COMMANDS = [
     "run -m hydra.sweep.dir=/tmp/elsewhere",
     "run -m hydra/launcher=joblib agent=ucb1,nope",
     "run --cfg job env.armz=3",
+    # finite MDPs
+    "run env=RiverSwim-v0 agent=psrl env.horizon=0",
+    "run env=RiverSwim-v0 agent=psrl env.horizon=null",
+    "run env=RiverSwim-v0 agent=tsde",
+    "run env=RiverSwim-v0 agent=c_psrl",
+    "run env=RiverSwim-v0 agent=ucbvi agent.scale=-1",
+    "run env=TwoState-v0 agent=tsde env.p=0",
+    "run env=GridWorld-v0 agent=uniform env.layout='S.|.G.'",
+    "run env=GridWorld-v0 agent=uniform env.layout='S?G'",
+    "run env=GridWorld-v0 agent=uniform env.layout='SXG'",
+    "run env=GridWorld-v0 agent=uniform env.layout='...'",
+    "run env=Bifurcation-v0 agent=trace_control agent.rule=rbiss",
+    "run env=Bifurcation-v0 agent=trace_control agent.lambda_=1.2",
+    "run env=Bifurcation-v0 agent=trace_evaluation agent.behaviour_epsilon=0",
+    "run env=DoubleOrQuit-v0 agent=distributional_vi agent.tau=0",
+    "run env=DoubleOrQuit-v0 agent=distributional_vi agent.objective=cvar",
+    "run env=DoubleOrQuit-v0 agent=distributional_vi agent.objective=utility agent.utility=cvar",
+    "run env=RiverSwim-v0 agent=distributional_vi",
+    # token MDPs
+    "run env=TokenLock-v0 agent=dr_po env.demonstrations=0",
+    "run env=TokenLock-v0 agent=dpo env.pairs=0",
+    "run env=TokenTree-v0 agent=rloo agent.batch=6",
+    "run env=RiverSwim-v0 agent=rloo",
     "list",
     "list foo",
     "list envs --foo",

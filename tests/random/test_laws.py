@@ -83,6 +83,17 @@ def test_dirichlet_marginals(alpha):
         assert law(sample[..., k], "beta", a, sum(alpha) - a) > LEVEL
 
 
+@pytest.mark.parametrize("alpha", [0.3, 1.5])
+@pytest.mark.parametrize("size", [3, 20, 64])
+def test_dirichlet_rows_do_not_depend_on_the_company(alpha, size):
+    rows = torch.full((9, 4, size), alpha, dtype=torch.float64)
+    few = replace(RNG, replica=torch.arange(9))
+    every = few.dirichlet("d", rows, small=alpha < 1)
+    for some in (slice(4, 5), slice(2, 4), slice(0, 8)):
+        part = replace(RNG, replica=few.replica[some]).dirichlet("d", rows[some], small=alpha < 1)
+        assert torch.equal(part, every[some])
+
+
 def test_integers_and_rademacher():
     counts = torch.bincount(RNG.integers("i", 7, 5).flatten(), minlength=7)
     assert stats.chisquare(counts.numpy()).pvalue > LEVEL
