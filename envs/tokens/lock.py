@@ -89,7 +89,8 @@ class TokenLock(TokenProblem):
     def demonstrate(self, automaton: Automaton, rng: Rng) -> Responses:
         """Responses of the reference, of which some have their keys set right."""
         written = sample(automaton, automaton.reference, self.demonstrations, rng.child("shown"))
-        right = self.combination(rng)[:, None].expand(written.token.shape)
+        keeps = automaton.successor[:, :, ALIVE] == ALIVE
+        right = keeps.long().argmax(-1)[:, None].expand(written.token.shape)
         shape = written.token.shape[1:]
         token = written.token
         if self.accuracy is not None:

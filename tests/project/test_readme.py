@@ -75,15 +75,19 @@ def test_python_blocks_run_as_printed(code: str, tmp_path: Path):
 
 CHECK = """
 from rlkit.checker import check_problem
-report = check_problem(Corridor(), spawn=False)
+report = check_problem({name}(), spawn=False)
 assert report.passed, report
 """
 
 
-def test_the_problem_of_the_readme_passes_the_checks_it_recommends(tmp_path: Path):
-    (code,) = (b.text for b in _blocks() if b.language == "python" and "@problem" in b.text)
+PROBLEMS = [b.text for b in _blocks() if b.language == "python" and "@problem" in b.text]
+
+
+@pytest.mark.parametrize("code", PROBLEMS)
+def test_printed_problems_pass_the_checks_that_are_recommended(code: str, tmp_path: Path):
+    (name,) = re.findall(r"^class (\w+)", code, re.MULTILINE)
     script = tmp_path / "block.py"
-    script.write_text(code + CHECK)
+    script.write_text(code + CHECK.format(name=name))
     _execute([sys.executable, str(script)], tmp_path)
 
 
