@@ -30,6 +30,7 @@ class Prefetch:
         self.limit, self.longest = limit, longest
         self._draw = block_words if draw is None else draw
         self._blocks: dict[tuple[int, ...], tuple[int, Tensor, Tensor]] = {}
+        self._latest: dict[tuple[int, ...], int] = {}  # step of the last draw
 
     def __call__(
         self,
@@ -50,14 +51,18 @@ class Prefetch:
         if owner is not replica:  # a draw for some rows must not be answered with others
             return words_at(seed, stream, replica, step, name, count, round_)
         if start < 0 or not 0 <= step - start < block.shape[0]:
+            # A draw that is not made at every step would waste a block.
+            follows = self._latest.get(key, step - 1) == step - 1
             start = step
-            block = self._draw(seed, stream, replica, start, size, name, count)
+            block = self._draw(seed, stream, replica, start, size if follows else 1, name, count)
             self._blocks[key] = (start, block, replica)
+        self._latest[key] = step
         return block[step - start]
 
     def clear(self) -> None:
         """Forget all blocks: other replicas follow."""
         self._blocks.clear()
+        self._latest.clear()
 
 
 def block_words(

@@ -17,7 +17,7 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tre
 
 from rlkit.blocks import BlockRng, Blocks, Prefetch
 from rlkit.protocol import Agent, Box, Discrete, Instance, Problem, Spec, Step, Transition, Tree
-from rlkit.random import Rng, Word, WordSource, words_at
+from rlkit.random import GammaSource, Rng, Word, WordSource, words_at
 
 STREAMS = ("instance", "reset", "env", "initial", "act", "learn")
 
@@ -42,6 +42,7 @@ class Streams:
     rounds: int | None = None
     rejected: list[Tensor] | None = None
     used: set[tuple[str, str]] | None = None
+    gammas: GammaSource | None = None
 
     def at(self, stream: str, step: Word) -> Rng:
         """Draws of `stream` at `step`."""
@@ -54,6 +55,7 @@ class Streams:
             self.rejected,
             self.source,
             self.used,
+            self.gammas,
         )
 
 
@@ -108,14 +110,25 @@ def step(
     else:
         count = carry.elapsed + 1
         last = (out.discount == 0) | (count >= limit)
-        elapsed = count * ~last
-        fresh = problem.reset(instance, streams.at("reset", time + 1))
-        state = select(last, fresh, out.state)
+        if quiet(last):
+            elapsed, state = count, out.state
+        else:
+            elapsed = count * ~last
+            fresh = problem.reset(instance, streams.at("reset", time + 1))
+            state = select(last, fresh, out.state)
     batch = Transition(observation, action, out.reward, out.discount, following, last, out.feedback)
     agent_state = agent.learn(spec, agent_state, batch, streams.at("learn", time))
     gains = {"reward": out.reward, **problem.diagnostics(instance, carry.state, action)}
     totals = {name: carry.totals[name] + gain.double() for name, gain in gains.items()}
     return Carry(state, elapsed, agent_state, action, totals)
+
+
+def quiet(last: Tensor) -> bool:
+    """Whether no episode ended, where that can be asked at little cost.
+
+    Named draws: leaving out the resets nobody needs changes no number.
+    """
+    return not torch.compiler.is_compiling() and last.is_cpu and not bool(last.any())
 
 
 def to_gymnasium(space: Discrete | Box) -> gymnasium.Space[Any]:

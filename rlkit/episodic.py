@@ -77,7 +77,8 @@ def learn(
 ) -> Learner:
     """Note the step; where an episode ended, plan the next. Arguments as `start`."""
     episode = extend(spec, learner.episode, batch, staged)
-    if not bool(batch.last.any()):
+    # Compiled chunks lie within an episode.
+    if torch.compiler.is_compiling() or not bool(batch.last.any()):
         return learner._replace(episode=episode)
     experience = absorb(learner.experience, episode, batch)
     if bool(batch.last.all()):

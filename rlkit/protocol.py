@@ -160,7 +160,8 @@ class Agent(Protocol):
     """A frozen dataclass of hyper-parameters with pure batched functions.
 
     An agent may also define `diagnostics(spec, state) -> dict[str, Tensor]`, read at record
-    points only.
+    points only; and `episodic = True` where `learn` depends on data only in that it plans when an
+    episode ends, so that the other steps of an episode may be compiled.
     """
 
     needs: ClassVar[tuple[str, ...]]  # names of `Known` fields without which it cannot run

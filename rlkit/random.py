@@ -59,6 +59,7 @@ def words_at(
 
 
 WordSource = Callable[[Word, int, Tensor, Word, int, int, int], Tensor]
+GammaSource = Callable[["Rng", str, Tensor], Tensor | None]
 
 
 def unit(word: Tensor) -> Tensor:
@@ -114,6 +115,7 @@ class Rng:
         rejected: collects a 0-d flag for each bounded draw that left a lane unaccepted.
         source: where words come from; a cache of blocks returns the same numbers faster.
         used: names drawn so far, in debug mode, to refuse a second draw of the same name.
+        gammas: makes gammas of shape parameters >= 1 faster, up to rounding, or returns None.
     """
 
     seed: Word
@@ -124,6 +126,7 @@ class Rng:
     rejected: list[Tensor] | None = field(default=None, repr=False, compare=False)
     source: WordSource = field(default=words_at, repr=False, compare=False)
     used: set[tuple[str, str]] | None = field(default=None, repr=False, compare=False)
+    gammas: GammaSource | None = field(default=None, repr=False, compare=False)
 
     @property
     def n(self) -> int:
@@ -282,14 +285,18 @@ class Rng:
     def _marsaglia_tsang(self, name: str, alpha: Tensor) -> Tensor:
         """Gamma(`alpha`), `alpha >= 1` `[E, N]`; each rejection round has its own counter."""
         if self.rounds is not None:
-            return self._proposals(name, alpha, 0, self.rounds)
+            return self.proposals(name, alpha, 0, self.rounds)
+        if self.gammas is not None:
+            value = self.gammas(self, name, alpha)
+            if value is not None:
+                return value
         # Piece by piece: the counters take ten times the memory of the variates.
         rows = max(1, LANES // self.n)
         firsts = range(0, alpha.shape[0], rows)
         pieces = zip(alpha.split(rows), firsts, strict=True)
-        return torch.cat([self._proposals(name, piece, first, None) for piece, first in pieces])
+        return torch.cat([self.proposals(name, piece, first, None) for piece, first in pieces])
 
-    def _proposals(self, name: str, alpha: Tensor, first: int, rounds: int | None) -> Tensor:
+    def proposals(self, name: str, alpha: Tensor, first: int, rounds: int | None) -> Tensor:
         """Elements `first` and following of a draw, `[e, N]`."""
         element = torch.arange(first, first + alpha.shape[0], device=self.device)[:, None]
         value = self._round(name, alpha, self.replica[None], element, 0).reshape(-1)

@@ -23,83 +23,15 @@ from torch.utils._pytree import (
 
 from rlkit import engine, tiers
 from rlkit.blocks import Prefetch
-from rlkit.engine import Carry, Streams, check_count, check_seed, check_static
+from rlkit.engine import Carry, Streams, check_static
 from rlkit.protocol import Agent, Known, Problem, Spec, Tree
+from rlkit.random import GammaSource
+from rlkit.run import TIERS as TIERS
+from rlkit.run import Run as Run
+from rlkit.run import largest_chunk as largest_chunk
+from rlkit.run import record_grid as record_grid
 
-TIERS = ("auto", "eager", "words", "compiled", "graph")
 CACHED = 1 << 24  # random words that the groups of a run may keep of one draw
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is simulated. A replica's results are a function of this and its number alone.
-
-    Attributes:
-        problem, agent: frozen dataclasses of parameters.
-        steps: length T of the run, >= 1.
-        replicas: number of independent repetitions, >= 1.
-        seed: in `[0, 2**32)`.
-        first_replica: global number of the first repetition, >= 0.
-        group: replicas advanced together, >= 1; the last group is padded and the padding dropped.
-        tier: one of `TIERS`; "auto" is "eager".
-        device: torch device.
-        time_limit: episode length in place of the problem's horizon: an integer, or `[replicas]`.
-    """
-
-    problem: Problem
-    agent: Agent
-    steps: int
-    replicas: int
-    seed: int = 0
-    first_replica: int = 0
-    group: int = 1024
-    tier: str = "auto"
-    device: str = "cpu"
-    time_limit: int | Tensor | None = None
-
-    def __post_init__(self) -> None:
-        check_count("steps", self.steps, 1)
-        check_count("replicas", self.replicas, 1)
-        check_count("first_replica", self.first_replica, 0)
-        check_count("group", self.group, 1)
-        check_seed(self.seed)
-        if self.first_replica + self.replicas > 2**32:
-            raise ValueError(f"replica numbers go to {self.first_replica + self.replicas} > 2**32")
-        if self.steps >= 2**32 - 1:
-            raise ValueError(f"steps = {self.steps} outside [1, 2**32 - 1)")
-        if self.tier not in TIERS:
-            raise ValueError(f"tier = {self.tier!r} is not one of {', '.join(TIERS)}")
-        check_limit(self.time_limit, self.replicas)
-
-
-def check_limit(limit: int | Tensor | None, replicas: int) -> None:
-    """Refuse time limits that are not integers >= 1, one for all or one a replica."""
-    if isinstance(limit, Tensor):
-        whole = not (limit.is_floating_point() or limit.is_complex() or limit.dtype == torch.bool)
-        if tuple(limit.shape) != (replicas,) or not whole or int(limit.min()) < 1:
-            raise ValueError(f"time_limit = {limit} is not [{replicas}] integers >= 1")
-    elif limit is not None:
-        check_count("time_limit", limit, 1)
-
-
-def largest_chunk(steps: int) -> int:
-    """Steps of the longest chunk: a power of two near `steps / 64`, in `1 .. 64`."""
-    return 1 << min(6, max(0, (steps // 64).bit_length() - 1))
-
-
-def record_grid(steps: int, per_decade: int = 40) -> list[int]:
-    """Steps after which a record is taken; a function of the length of the run alone.
-
-    Every step up to the longest chunk, then about `per_decade` log-spaced multiples of it, and
-    the last step.
-    """
-    chunk = largest_chunk(steps)
-    grid = set(range(1, min(chunk, steps) + 1)) | {steps}
-    point = float(chunk)
-    while point < steps:
-        grid.add(min(steps, chunk * round(point / chunk)))
-        point *= 10 ** (1 / per_decade)
-    return sorted(grid)
 
 
 class Group:
@@ -123,6 +55,7 @@ class Group:
         )
         self.time = 0  # steps done; ahead of the other groups' if an advance was cut short
         self.prefetch = Prefetch()
+        self.gammas: GammaSource | None = None
 
     @property
     def told(self) -> Tree:
@@ -150,7 +83,9 @@ class Group:
         for offset in range(count):
             # The first step of a run is watched for draws that share a name.
             used: set[tuple[str, str]] | None = set() if time + offset == 0 else None
-            streams = Streams(self.run.seed, self.replica, self.prefetch, used=used)
+            streams = Streams(
+                self.run.seed, self.replica, self.prefetch, used=used, gammas=self.gammas
+            )
             after = self.step(self.fixed, carry, time + offset, streams)
             if time + offset == 0:
                 check_static(carry, after)
@@ -181,17 +116,31 @@ class Rollout:
         self.grid = record_grid(run.steps)
         self.chunk = largest_chunk(run.steps) if chunk is None else chunk
         self.tier = "eager" if run.tier == "auto" else run.tier
+        self.within = self._within_episodes()
         starts = range(run.first_replica, run.first_replica + run.replicas, run.group)
         with torch.no_grad():
             self.groups = [Group(run, first) for first in starts]
         self._share_cache()
         self._trusted, self._fast = False, self._fast_tier()
 
+    def _within_episodes(self) -> bool:
+        """Whether chunks are all of an episode but its last step, in which the agent plans."""
+        limit = self.run.problem.horizon if self.run.time_limit is None else self.run.time_limit
+        if self.tier != "compiled" or not getattr(self.run.agent, "episodic", False):
+            return False
+        if not isinstance(limit, int) or limit < 3:
+            return False
+        self.chunk = limit - 1
+        return True
+
     def _share_cache(self) -> None:
         """With many groups each keeps fewer words, or they would outgrow the state."""
         share = CACHED // len(self.groups)
-        draw = tiers.CompiledWords() if self.tier == "words" else None
+        fast = self.tier == "words" or self.within
+        draw = tiers.CompiledWords() if fast else None
         for group in self.groups:
+            if fast:
+                group.gammas = tiers.CompiledGammas(group.replica)
             if draw is None:
                 group.prefetch = Prefetch(limit=min(1 << 18, share))
             else:
@@ -200,7 +149,7 @@ class Rollout:
     def _fast_tier(self) -> tiers.FastChunk | None:
         if self.tier not in ("compiled", "graph"):
             return None
-        if self.chunk == 1 or not self.run.agent.compilable:
+        if self.chunk == 1 or not (self.run.agent.compilable or self.within):
             self.tier = "eager"
             return None
         if torch.device(self.run.device).type != {"compiled": "cpu", "graph": "cuda"}[self.tier]:
@@ -208,7 +157,7 @@ class Rollout:
         if not all(tiers.same_constants(self.groups[0].told, g.told) for g in self.groups[1:]):
             self._fall_back("the spec differs between groups in more than tensors of NamedTuples")
             return None
-        return tiers.FastChunk(self.groups[0].step, self.run.seed, self.chunk)
+        return tiers.FastChunk(self.groups[0].step, self.run.seed, self.chunk, self.within)
 
     @torch.no_grad()
     def advance(self, until: int) -> None:
@@ -227,7 +176,8 @@ class Rollout:
 
     def _span(self, time: int, until: int) -> int:
         """Length of the next chunk: whole chunks where they fit, else single steps."""
-        aligned = time % self.chunk == 0 and time > 0
+        length = self.chunk + self.within  # the step that ends an episode is eager
+        aligned = time % length == 0 and time > 0
         return self.chunk if aligned and until - time >= self.chunk else 1
 
     def _run(self, group: Group, time: int, count: int) -> Carry:
@@ -240,6 +190,8 @@ class Rollout:
             self._fall_back(f"{what} failed: {tiers.first_line(error)}")
             return group.eager(group.carry, time, count)
         if given_up:
+            if self.within:
+                self._fall_back("episodes end at different times")
             return group.eager(group.carry, time, count)
         if not self._trusted:
             return self._verify(group, carry, time, count)

@@ -7,6 +7,7 @@ before it trusts it, because Inductor has been seen to miscompile counter arithm
 import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from types import FunctionType
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from rlkit.blocks import block_words
 from rlkit.engine import Carry, Streams
 from rlkit.protocol import Tree
-from rlkit.random import Word
+from rlkit.random import Rng, Word
 
 BOUNDED_ROUNDS = 8  # leaves 4e-11 of gamma lanes unaccepted; such chunks are run again eagerly
 NEAR_TIES = 0.01  # share of replicas that may part ways by a rounding at a near tie
@@ -25,6 +26,7 @@ TOLERANCE = 1e-4  # of float leaves, relative to 1 + their size
 
 StepFunction = Callable[[Tree, Carry, Word, Streams], Carry]
 Leaves = list[Tensor]
+StepOfLeaves = Callable[[Leaves, Tensor, Tensor, Tensor, Leaves], Leaves]
 Scanned = tuple[Leaves, Tensor]
 
 
@@ -74,50 +76,77 @@ class FastChunk:
     """`length` steps in one call, for every group of a run: compiled at the first call.
 
     What is no tensor in `fixed` is compiled in: groups must agree on it, see `same_constants`.
+    Leaves of the carry that a step hands through are inputs, so that they are not copied.
 
     Args:
         step: `(fixed, carry, time, streams) -> carry`, pure.
         seed: of the run; an input of the compiled code, which therefore serves every seed.
         length: steps a call.
+        within: whether the steps must lie within an episode: the flag is raised if one ends.
     """
 
-    def __init__(self, step: StepFunction, seed: int, length: int) -> None:
-        self._step, self._seed, self._length = step, seed, length
+    def __init__(self, step: StepFunction, seed: int, length: int, within: bool = False) -> None:
+        self._step, self._seed, self._length, self._within = step, seed, length, within
         self._run: Callable[..., Leaves] | None = None
+        self._moving: list[bool] = []
 
     def __call__(
         self, fixed: Tree, carry: Carry, time: int, replica: Tensor
     ) -> tuple[Carry, Tensor]:
-        """The carry after the chunk, and a 0-d flag: some bounded draw was given up."""
+        """The carry after the chunk, and a 0-d flag: it must be made again, eagerly."""
         device = replica.device
         fixed_leaves, fixed_structure = tree_flatten(fixed)
-        places = [i for i, leaf in enumerate(fixed_leaves) if isinstance(leaf, Tensor)]
-        inputs = [fixed_leaves[place] for place in places]
+        inputs = [leaf for leaf in fixed_leaves if isinstance(leaf, Tensor)]
         leaves, structure = tree_flatten(carry)
         if self._run is None:
-
-            def one(
-                state: Leaves, time: Tensor, key: Tensor, replica: Tensor, inputs: Leaves
-            ) -> Leaves:
-                rejected: list[Tensor] = []
-                streams = Streams(key, replica, rounds=BOUNDED_ROUNDS, rejected=rejected)
-                filled = list(fixed_leaves)
-                for place, tensor in zip(places, inputs, strict=True):
-                    filled[place] = tensor
-                tree = tree_unflatten(filled, fixed_structure)
-                after = self._step(tree, tree_unflatten(state[:-1], structure), time, streams)
-                flag = state[-1]
-                for left in rejected:
-                    flag = flag | left
-                return [*tree_leaves(after), flag]
-
+            after = self._step(fixed, carry, time, Streams(self._seed, replica))
+            kept = zip(tree_leaves(after), leaves, strict=True)
+            self._moving = [new is not old for new, old in kept]
             build = graph_chunk if device.type == "cuda" else scan_chunk
-            self._run = build(one, self._length)
+            self._run = build(self._one(fixed_leaves, fixed_structure, structure), self._length)
+        moving, still = split(leaves, self._moving)
         flag = torch.zeros((), dtype=torch.bool, device=device)
         start = torch.tensor(time, device=device)
         key = torch.tensor(self._seed, device=device)
-        *out, flag = self._run([*leaves, flag], start, key, replica, inputs)
-        return tree_unflatten(out, structure), flag
+        *out, flag = self._run([*moving, flag], start, key, replica, [*still, *inputs])
+        return tree_unflatten(join(out, still, self._moving), structure), flag
+
+    def _one(self, fixed_leaves: Leaves, fixed_structure: Any, structure: Any) -> StepOfLeaves:
+        """One step on flat leaves, those that move first and the flag last."""
+        places = [i for i, leaf in enumerate(fixed_leaves) if isinstance(leaf, Tensor)]
+        count = len(self._moving) - sum(self._moving)
+
+        def one(
+            state: Leaves, time: Tensor, key: Tensor, replica: Tensor, inputs: Leaves
+        ) -> Leaves:
+            rejected: list[Tensor] = []
+            streams = Streams(key, replica, rounds=BOUNDED_ROUNDS, rejected=rejected)
+            filled = list(fixed_leaves)
+            for place, tensor in zip(places, inputs[count:], strict=True):
+                filled[place] = tensor
+            tree = tree_unflatten(filled, fixed_structure)
+            carry = tree_unflatten(join(state[:-1], inputs[:count], self._moving), structure)
+            after = self._step(tree, carry, time, streams)
+            flag = state[-1]
+            if self._within:
+                flag = flag | (after.elapsed == 0).any()
+            for left in rejected:
+                flag = flag | left
+            return [*split(tree_leaves(after), self._moving)[0], flag]
+
+        return one
+
+
+def split(leaves: Leaves, moving: list[bool]) -> tuple[Leaves, Leaves]:
+    """Leaves that move, and the others."""
+    pairs = list(zip(leaves, moving, strict=True))
+    return [leaf for leaf, moves in pairs if moves], [leaf for leaf, moves in pairs if not moves]
+
+
+def join(first: Leaves, second: Leaves, moving: list[bool]) -> Leaves:
+    """What `split` took apart."""
+    ones, others = iter(first), iter(second)
+    return [next(ones) if moves else next(others) for moves in moving]
 
 
 def scan_chunk(one: Callable[..., Leaves], length: int) -> Callable[..., Leaves]:
@@ -221,6 +250,58 @@ class CompiledWords:
         self._refused = True
         warnings.warn(f"compiled words are not used: {reason}", RuntimeWarning, stacklevel=2)
         return words
+
+
+class CompiledGammas:
+    """Gammas of all replicas of a group from one compiled kernel, for otherwise eager agents.
+
+    Equal to the eager ones up to rounding; the first draw of each shape is compared with them.
+    """
+
+    def __init__(self, replica: Tensor) -> None:
+        self._replica = replica
+        self._draws: dict[tuple[Any, ...], Callable[..., tuple[Tensor, Tensor]] | None] = {}
+
+    def __call__(self, rng: Rng, name: str, alpha: Tensor) -> Tensor | None:
+        """Gammas as `alpha` `[E, N]`, or None where they must be made eagerly."""
+        if rng.replica is not self._replica:
+            return None
+        key = (rng.stream, name, alpha.shape, alpha.stride(), alpha.dtype)
+        if key not in self._draws:
+            self._draws[key] = self._trusted(rng, name, alpha)
+        draw = self._draws[key]
+        if draw is None:
+            return None
+        step = torch.as_tensor(rng.step, device=alpha.device)
+        seed = torch.as_tensor(rng.seed, device=alpha.device)
+        value, rejected = draw(seed, rng.replica, step, alpha)
+        return None if bool(rejected) else value
+
+    def _trusted(self, rng: Rng, name: str, alpha: Tensor) -> Any:
+        """The compiled kernel, None if it fails or differs from the eager numbers."""
+        stream = rng.stream
+
+        def draw(
+            seed: Tensor, replica: Tensor, step: Tensor, alpha: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            rejected: list[Tensor] = []
+            bounded = Rng(seed, stream, replica, step, BOUNDED_ROUNDS, rejected)
+            value = bounded.proposals(name, alpha, 0, BOUNDED_ROUNDS)
+            return value, torch.stack(rejected).any()
+
+        fast = compiled(draw)
+        seed, step = (torch.as_tensor(x, device=alpha.device) for x in (rng.seed, rng.step))
+        try:
+            value, rejected = fast(seed, rng.replica, step, alpha)
+        except RuntimeError as error:
+            return self._refuse(first_line(error))
+        expected = replace(rng, gammas=None).proposals(name, alpha, 0, None)
+        if not bool(rejected) and not torch.allclose(value, expected, rtol=TOLERANCE):
+            return self._refuse("they differ from the eager ones")
+        return fast
+
+    def _refuse(self, reason: str) -> None:
+        warnings.warn(f"compiled gammas are not used: {reason}", RuntimeWarning, stacklevel=2)
 
 
 def first_line(error: BaseException) -> str:

@@ -49,6 +49,7 @@ class PSRL:
 
     needs: ClassVar[tuple[str, ...]] = ()
     compilable: ClassVar[bool] = False
+    episodic: ClassVar[bool] = True  # plans where an episode ends, and only there
 
     def __post_init__(self) -> None:
         check_choice("reward_prior", self.reward_prior, ("normal", "normal_gamma"))

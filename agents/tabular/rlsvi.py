@@ -35,6 +35,7 @@ class RLSVI:
 
     needs: ClassVar[tuple[str, ...]] = ()
     compilable: ClassVar[bool] = False
+    episodic: ClassVar[bool] = True  # plans where an episode ends, and only there
 
     def __post_init__(self) -> None:
         check_real("sigma", self.sigma, 0)

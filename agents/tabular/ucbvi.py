@@ -58,6 +58,7 @@ class UCBVI:
 
     needs: ClassVar[tuple[str, ...]] = ()
     compilable: ClassVar[bool] = False
+    episodic: ClassVar[bool] = True  # plans where an episode ends, and only there
 
     def __post_init__(self) -> None:
         check_choice("bonus", self.bonus, BONUSES)
