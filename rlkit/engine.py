@@ -17,7 +17,7 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tre
 
 from rlkit.blocks import BlockRng, Blocks, Prefetch
 from rlkit.protocol import Agent, Box, Discrete, Instance, Problem, Spec, Step, Transition, Tree
-from rlkit.random import GammaSource, Rng, Word, WordSource, words_at
+from rlkit.random import Kernels, Rng, Word, WordSource, words_at
 
 STREAMS = ("instance", "reset", "env", "initial", "act", "learn")
 
@@ -42,7 +42,7 @@ class Streams:
     rounds: int | None = None
     rejected: list[Tensor] | None = None
     used: set[tuple[str, str]] | None = None
-    gammas: GammaSource | None = None
+    kernels: Kernels | None = None
 
     def at(self, stream: str, step: Word) -> Rng:
         """Draws of `stream` at `step`."""
@@ -55,7 +55,7 @@ class Streams:
             self.rejected,
             self.source,
             self.used,
-            self.gammas,
+            self.kernels,
         )
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from rlkit.experience import (
     sizes,
     start_episode,
 )
+from rlkit.models import Dense
+from rlkit.planning import backward_induction
 from rlkit.planning.layout import expected_next, matrix
 from rlkit.protocol import Spec, Transition
 from rlkit.random import Rng
@@ -41,6 +43,7 @@ class Learner(NamedTuple):
     q: Tensor  # [N, H, S, A] float64 action values in use, replica dimension innermost in memory
 
 
+Backup = Callable[[Tensor, Any], tuple[Tensor, Tensor]]
 Planner = Callable[[Spec, Experience, Rng], Tensor]  # action values [N, H, S, A]
 
 
@@ -77,8 +80,11 @@ def learn(
 ) -> Learner:
     """Note the step; where an episode ended, plan the next. Arguments as `start`."""
     episode = extend(spec, learner.episode, batch, staged)
-    # Compiled chunks lie within an episode.
-    if torch.compiler.is_compiling() or not bool(batch.last.any()):
+    if torch.compiler.is_compiling():
+        # Compiled chunks lie within an episode. One that does not is made again; till then the
+        # clock must stay in range.
+        return learner._replace(episode=restart(episode, batch.last))
+    if not bool(batch.last.any()):
         return learner._replace(episode=episode)
     experience = absorb(learner.experience, episode, batch)
     if bool(batch.last.all()):
@@ -99,6 +105,44 @@ def some(spec: Spec, rows: Tensor) -> Spec:
     if model is not None and model.batched:
         model = type(model)(*(leaf[rows] for leaf in model))
     return replace(spec, known=spec.known._replace(reward=reward, model=model))
+
+
+def backward(horizon: int, one: Backup, value: Tensor) -> Tensor:
+    """Action values `[N, H, S, A]` of the stages, from the last to the first.
+
+    Args:
+        horizon: steps of an episode.
+        one: from values `[N, S]` of the next stage and the number of stages left, this one
+            included, to action values `[N, S, A]` and values of the stage.
+        value: `[N, S]` after the last stage.
+    """
+    if torch.compiler.is_compiling():  # unrolled, the stages would be compiled one by one
+        from torch._higher_order_ops.scan import scan
+
+        def body(value: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+            q, before = one(value, left)
+            return before.clone(), q.movedim(0, -1).clone()
+
+        stages = torch.arange(1, horizon + 1, device=value.device)
+        return scan(body, value.clone(), stages)[1].flip(0).movedim(-1, 0)
+    table = []
+    for left in range(1, horizon + 1):
+        q, value = one(value, left)
+        table.append(q)
+    return stacked(table)
+
+
+def solution(model: Dense, horizon: int) -> Tensor:
+    """Optimal action values `[N, H, S, A]` of models, whose rows may sum to less than 1."""
+    if not torch.compiler.is_compiling():
+        return backward_induction(model, horizon, check=False).q
+    expected = expectations(model.kernel)
+
+    def one(value: Tensor, left: Any) -> tuple[Tensor, Tensor]:
+        q = model.reward + expected(value)
+        return q, best(q)
+
+    return backward(horizon, one, torch.zeros_like(model.reward[..., 0]))
 
 
 def replicas_innermost(table: Tensor) -> Tensor:
@@ -123,10 +167,9 @@ def expectations(kernel: Tensor) -> Callable[[Tensor], Tensor]:
         kernel: `[N, S, A, S]` weights of the successors.
     """
     if kernel.shape[-1] <= UNROLL:
-        columns = kernel.unbind(-1)
 
         def written_out(value: Tensor) -> Tensor:
-            each = zip(columns, value.unbind(-1), strict=True)
+            each = zip(kernel.unbind(-1), value.unbind(-1), strict=True)
             return reduce(torch.add, [column * v[:, None, None] for column, v in each])
 
         return written_out

@@ -67,7 +67,7 @@ def absorbing(kernel: Tensor, reward: Tensor, ended: Tensor) -> Dense:
         reward: `[N, S, A]`.
         ended: `[N, S]` bool.
     """
-    if not bool(ended.any()):
+    if not torch.compiler.is_compiling() and not bool(ended.any()):
         return Dense(kernel, reward)
     stay = torch.eye(kernel.shape[1], dtype=kernel.dtype, device=kernel.device)[:, None]
     over = ended[..., None]

@@ -59,7 +59,7 @@ def words_at(
 
 
 WordSource = Callable[[Word, int, Tensor, Word, int, int, int], Tensor]
-GammaSource = Callable[["Rng", str, Tensor], Tensor | None]
+Kernels = Callable[["Rng", str, Callable[..., Tensor], tuple[Tensor, ...]], Tensor | None]
 
 
 def unit(word: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class Rng:
         rejected: collects a 0-d flag for each bounded draw that left a lane unaccepted.
         source: where words come from; a cache of blocks returns the same numbers faster.
         used: names drawn so far, in debug mode, to refuse a second draw of the same name.
-        gammas: makes gammas of shape parameters >= 1 faster, up to rounding, or returns None.
+        kernels: runs a function of draws compiled, equal up to rounding, or returns None.
     """
 
     seed: Word
@@ -126,7 +126,7 @@ class Rng:
     rejected: list[Tensor] | None = field(default=None, repr=False, compare=False)
     source: WordSource = field(default=words_at, repr=False, compare=False)
     used: set[tuple[str, str]] | None = field(default=None, repr=False, compare=False)
-    gammas: GammaSource | None = field(default=None, repr=False, compare=False)
+    kernels: Kernels | None = field(default=None, repr=False, compare=False)
 
     @property
     def n(self) -> int:
@@ -137,6 +137,20 @@ class Rng:
     def device(self) -> torch.device:
         """Device of every draw."""
         return self.replica.device
+
+    def fused(self, name: str, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """`function(rng, *inputs)`, as one compiled kernel where the run has them.
+
+        Args:
+            name: of the kernel, one a function.
+            function: pure; tensors that differ between calls must be among the inputs.
+            inputs: `[...]`.
+        """
+        if self.kernels is not None:
+            value = self.kernels(self, name, function, inputs)
+            if value is not None:
+                return value
+        return function(replace(self, kernels=None), *inputs)
 
     def child(self, stream: str) -> "Rng":
         """Independent streams below this one, for a sampler used twice in a step."""
@@ -286,10 +300,8 @@ class Rng:
         """Gamma(`alpha`), `alpha >= 1` `[E, N]`; each rejection round has its own counter."""
         if self.rounds is not None:
             return self.proposals(name, alpha, 0, self.rounds)
-        if self.gammas is not None:
-            value = self.gammas(self, name, alpha)
-            if value is not None:
-                return value
+        if self.kernels is not None:
+            return self.fused(name, lambda rng, a: rng._marsaglia_tsang(name, a), alpha)
         # Piece by piece: the counters take ten times the memory of the variates.
         rows = max(1, LANES // self.n)
         firsts = range(0, alpha.shape[0], rows)

@@ -25,7 +25,7 @@ from rlkit import engine, tiers
 from rlkit.blocks import Prefetch
 from rlkit.engine import Carry, Streams, check_static
 from rlkit.protocol import Agent, Known, Problem, Spec, Tree
-from rlkit.random import GammaSource
+from rlkit.random import Kernels
 from rlkit.run import TIERS as TIERS
 from rlkit.run import Run as Run
 from rlkit.run import largest_chunk as largest_chunk
@@ -55,7 +55,7 @@ class Group:
         )
         self.time = 0  # steps done; ahead of the other groups' if an advance was cut short
         self.prefetch = Prefetch()
-        self.gammas: GammaSource | None = None
+        self.kernels: Kernels | None = None
 
     @property
     def told(self) -> Tree:
@@ -84,7 +84,7 @@ class Group:
             # The first step of a run is watched for draws that share a name.
             used: set[tuple[str, str]] | None = set() if time + offset == 0 else None
             streams = Streams(
-                self.run.seed, self.replica, self.prefetch, used=used, gammas=self.gammas
+                self.run.seed, self.replica, self.prefetch, used=used, kernels=self.kernels
             )
             after = self.step(self.fixed, carry, time + offset, streams)
             if time + offset == 0:
@@ -139,8 +139,8 @@ class Rollout:
         fast = self.tier == "words" or self.within
         draw = tiers.CompiledWords() if fast else None
         for group in self.groups:
-            if fast:
-                group.gammas = tiers.CompiledGammas(group.replica)
+            if self.within:
+                group.kernels = tiers.CompiledKernels(group.replica)
             if draw is None:
                 group.prefetch = Prefetch(limit=min(1 << 18, share))
             else:

@@ -252,56 +252,59 @@ class CompiledWords:
         return words
 
 
-class CompiledGammas:
-    """Gammas of all replicas of a group from one compiled kernel, for otherwise eager agents.
+class CompiledKernels:
+    """Functions of draws for all replicas of a group, compiled, for otherwise eager agents.
 
-    Equal to the eager ones up to rounding; the first draw of each shape is compared with them.
+    Equal to the eager ones up to rounding; the first call of each is compared with them.
     """
 
     def __init__(self, replica: Tensor) -> None:
         self._replica = replica
-        self._draws: dict[tuple[Any, ...], Callable[..., tuple[Tensor, Tensor]] | None] = {}
+        self._kernels: dict[tuple[Any, ...], Any] = {}
 
-    def __call__(self, rng: Rng, name: str, alpha: Tensor) -> Tensor | None:
-        """Gammas as `alpha` `[E, N]`, or None where they must be made eagerly."""
+    def __call__(
+        self, rng: Rng, name: str, function: Callable[..., Tensor], inputs: tuple[Tensor, ...]
+    ) -> Tensor | None:
+        """`function(rng, *inputs)`, or None where it must be called eagerly."""
         if rng.replica is not self._replica:
             return None
-        key = (rng.stream, name, alpha.shape, alpha.stride(), alpha.dtype)
-        if key not in self._draws:
-            self._draws[key] = self._trusted(rng, name, alpha)
-        draw = self._draws[key]
-        if draw is None:
-            return None
-        step = torch.as_tensor(rng.step, device=alpha.device)
-        seed = torch.as_tensor(rng.seed, device=alpha.device)
-        value, rejected = draw(seed, rng.replica, step, alpha)
+        key = (rng.stream, name, *((x.shape, x.stride(), x.dtype) for x in inputs))
+        if key not in self._kernels:
+            self._kernels[key] = self._trusted(rng, function, inputs)
+        kernel = self._kernels[key]
+        return None if kernel is None else self._call(kernel, rng, inputs)
+
+    def _call(self, kernel: Any, rng: Rng, inputs: tuple[Tensor, ...]) -> Tensor | None:
+        seed, step = (torch.as_tensor(x, device=rng.device) for x in (rng.seed, rng.step))
+        value, rejected = kernel(seed, rng.replica, step, *inputs)
         return None if bool(rejected) else value
 
-    def _trusted(self, rng: Rng, name: str, alpha: Tensor) -> Any:
+    def _trusted(
+        self, rng: Rng, function: Callable[..., Tensor], inputs: tuple[Tensor, ...]
+    ) -> Any:
         """The compiled kernel, None if it fails or differs from the eager numbers."""
         stream = rng.stream
 
-        def draw(
-            seed: Tensor, replica: Tensor, step: Tensor, alpha: Tensor
+        def kernel(
+            seed: Tensor, replica: Tensor, step: Tensor, *inputs: Tensor
         ) -> tuple[Tensor, Tensor]:
             rejected: list[Tensor] = []
-            bounded = Rng(seed, stream, replica, step, BOUNDED_ROUNDS, rejected)
-            value = bounded.proposals(name, alpha, 0, BOUNDED_ROUNDS)
-            return value, torch.stack(rejected).any()
+            value = function(Rng(seed, stream, replica, step, BOUNDED_ROUNDS, rejected), *inputs)
+            flags = rejected or [torch.zeros((), dtype=torch.bool, device=replica.device)]
+            return value, torch.stack(flags).any()
 
-        fast = compiled(draw)
-        seed, step = (torch.as_tensor(x, device=alpha.device) for x in (rng.seed, rng.step))
+        fast = compiled(kernel)
         try:
-            value, rejected = fast(seed, rng.replica, step, alpha)
+            value = self._call(fast, rng, inputs)
         except RuntimeError as error:
             return self._refuse(first_line(error))
-        expected = replace(rng, gammas=None).proposals(name, alpha, 0, None)
-        if not bool(rejected) and not torch.allclose(value, expected, rtol=TOLERANCE):
-            return self._refuse("they differ from the eager ones")
+        expected = function(replace(rng, kernels=None, used=None), *inputs)
+        if value is not None and not torch.allclose(value, expected, TOLERANCE, TOLERANCE):
+            return self._refuse("they differ from the eager numbers")
         return fast
 
     def _refuse(self, reason: str) -> None:
-        warnings.warn(f"compiled gammas are not used: {reason}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"compiled kernels are not used: {reason}", RuntimeWarning, stacklevel=2)
 
 
 def first_line(error: BaseException) -> str:

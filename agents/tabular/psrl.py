@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rlkit.episodic import Learner, act, learn, start
+from rlkit.episodic import Learner, act, learn, replicas_innermost, solution, start
 from rlkit.experience import Experience, episode_length
 from rlkit.model_error import model_error
 from rlkit.model_posteriors import (
@@ -17,7 +17,6 @@ from rlkit.model_posteriors import (
     sampled_kernel,
 )
 from rlkit.models import Dense
-from rlkit.planning import backward_induction
 from rlkit.protocol import Spec, Transition
 from rlkit.random import Rng
 from rlkit.registry import agent
@@ -91,11 +90,17 @@ class PSRL:
         """Action values `[N, H, S, A]` of a model from the posterior."""
         kernel = sampled_kernel(experience, self.prior_alpha(experience), rng)
         reward = self.rewards(spec, experience, rng)
-        if self.known_termination:
-            model = Dense(given_survival(kernel, spec.known.model), reward)
-        else:
-            model = absorbing(kernel, reward, experience.ended)
-        return backward_induction(model, episode_length(spec), check=False).q
+
+        def solve(rng: Rng, kernel: Tensor, reward: Tensor, ended: Tensor) -> Tensor:
+            if self.known_termination:
+                model = Dense(given_survival(kernel, spec.known.model), reward)
+            else:
+                model = absorbing(kernel, reward, ended)
+            return solution(model, episode_length(spec))
+
+        if rng.kernels is not None:  # compiled code reads the replicas one after another
+            kernel, reward = replicas_innermost(kernel), replicas_innermost(reward)
+        return rng.fused("solve", solve, kernel, reward, experience.ended)
 
     def rewards(self, spec: Spec, experience: Experience, rng: Rng) -> Tensor:
         """Mean rewards `[N, S, A]`, known or from the posterior."""

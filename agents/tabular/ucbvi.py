@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,12 +10,12 @@ from torch import Tensor
 from rlkit.episodic import (
     Learner,
     act,
+    backward,
     best,
     expectations,
     learn,
     log_term,
     optimism_range,
-    stacked,
     start,
 )
 from rlkit.experience import Experience, episode_length, sizes
@@ -88,6 +88,14 @@ class UCBVI:
 
     def plan(self, spec: Spec, experience: Experience, rng: Rng) -> Tensor:
         """Upper bounds of the action values `[N, H, S, A]`."""
+        if self.stage_dependent:
+            return self.optimistic(spec, experience)
+        return rng.fused(
+            "plan", lambda _, *leaves: self.optimistic(spec, Experience(*leaves)), *experience
+        )
+
+    def optimistic(self, spec: Spec, experience: Experience) -> Tensor:
+        """Backward induction with the bonus, `[N, H, S, A]`."""
         horizon, states = episode_length(spec), sizes(spec)[0]
         bounds = self.bounds(spec, experience)
         parts = [[leaf.split(states, 1) for leaf in bounds], experience.kernel.split(states, 1)]
@@ -95,8 +103,8 @@ class UCBVI:
             (Bounds(*leaves), expectations(kernel))
             for *leaves, kernel in zip(*parts[0], parts[1], strict=True)
         ]
-        table, value = [], torch.zeros_like(experience.goes_on)
-        for left in range(1, horizon + 1):
+
+        def one(value: Tensor, left: Any) -> tuple[Tensor, Tensor]:
             bound, expected = rows[-left if self.stage_dependent else 0]
             mean = expected(value)
             upper = bound.level + mean
@@ -106,9 +114,10 @@ class UCBVI:
                 variance = (expected(value * value) - mean * mean).clamp(min=0)
                 upper = upper + bound.slope * torch.sqrt(variance)
             # An action never tried has an infinite bonus.
-            table.append(upper.clamp(max=left * self.reward_max))
-            value = best(table[-1]) * experience.goes_on
-        return stacked(table)
+            q = torch.minimum(upper, torch.as_tensor(left * self.reward_max).to(upper))
+            return q, best(q) * experience.goes_on
+
+        return backward(horizon, one, torch.zeros_like(experience.goes_on))
 
     def bounds(self, spec: Spec, experience: Experience) -> "Bounds":
         """What the bonus owes to the numbers of visits alone."""

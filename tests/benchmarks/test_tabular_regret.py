@@ -39,7 +39,7 @@ class Experiment:
     """All episodes of all replicas, rewound before each round."""
 
     def __init__(self, name: str) -> None:
-        run = Run(RiverSwim(), AGENTS[name], EPISODES * HORIZON, REPLICAS, seed=1, tier="words",
+        run = Run(RiverSwim(), AGENTS[name], EPISODES * HORIZON, REPLICAS, seed=1, tier="compiled",
                   group=REPLICAS)  # fmt: skip
         self.loop = Rollout(run)
         self.start = self.loop.state()

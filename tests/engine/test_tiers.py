@@ -13,8 +13,13 @@ from rlkit.agents.bandits.kl_ucb import KLUCB
 from rlkit.agents.bandits.thompson_beta import ThompsonBeta
 from rlkit.agents.bandits.thompson_linear import ThompsonLinear
 from rlkit.agents.bandits.ucb1 import UCB1
+from rlkit.agents.tabular.psrl import PSRL
+from rlkit.agents.tabular.rlsvi import RLSVI
+from rlkit.agents.tabular.ucbvi import UCBVI
 from rlkit.envs.bandits.bernoulli import BernoulliBandit
 from rlkit.envs.bandits.linear import LinearBandit
+from rlkit.envs.tabular.gridworld import GridWorld
+from rlkit.envs.tabular.river_swim import RiverSwim
 from rlkit.rollout import Rollout, Run
 
 needs_compiler = pytest.mark.skipif(not tiers.has_compiler(), reason="no C++ compiler")
@@ -115,3 +120,30 @@ def test_an_agent_that_cannot_be_compiled_runs_eagerly():
 def test_a_tier_of_another_device_is_refused():
     with pytest.raises(ValueError, match="tier 'graph' does not run on 'cpu'"):
         Rollout(Run(BernoulliBandit(), UCB1(), 200, 4, group=4, tier="graph"))
+
+
+@needs_compiler
+@pytest.mark.parametrize("agent", [UCBVI("stage", scale=0.1), RLSVI(), PSRL()], ids=repr)
+def test_compiled_steps_within_episodes_leave_the_eager_results(agent):
+    def regret(tier):
+        loop = Rollout(Run(RiverSwim(horizon=7), agent, 210, 200, seed=4, group=200, tier=tier))
+        loop.advance(210)
+        assert loop.tier == tier
+        return loop.record()["regret"]
+
+    differ = (regret("compiled") - regret("eager")).abs() > 1e-6
+    assert differ.double().mean() <= 0.02  # decisions at a near tie
+
+
+@needs_compiler
+def test_episodes_that_end_at_different_times_are_left_to_the_eager_tier():
+    def run(tier):
+        problem = GridWorld(layout="S..|...|..G", horizon=12)
+        loop = Rollout(Run(problem, UCBVI("stage", scale=0.1), 120, 60, group=60, tier=tier))
+        loop.advance(120)
+        return loop
+
+    with pytest.warns(RuntimeWarning, match="episodes end at different times"):
+        fast = run("compiled")
+    assert fast.tier == "eager"
+    assert torch.equal(fast.record()["regret"], run("eager").record()["regret"])
