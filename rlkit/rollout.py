@@ -2,7 +2,8 @@
 
 Three tiers run the same `engine.step`: eager operations; random words drawn in compiled blocks
 with eager dynamics ("words"); a compiled scan of K steps on the CPU ("compiled") or a CUDA graph
-of K compiled steps ("graph"). Results do not depend on the chunk length K, nor on how many
+of K compiled steps ("graph"). Agents that plan between episodes are compiled within them, and so
+are their plans where they offer it. Results do not depend on the chunk length K, nor on how many
 replicas share the run; groups of one fixed size make that hold for batched linear algebra too.
 """
 

@@ -16,7 +16,9 @@ rates belong to one shared machine; the ratios are what counts.
 Regret experiments are ten Bernoulli arms, 10,000 pulls, 1,000 replicas of ours; rates are pulls a
 second. "With compilation" is the whole of a first run in a fresh process. Stepping is ten arms
 with regret and optimal pulls kept, against Gymnax's two arms with the reward kept; rates are
-environment steps a second.
+environment steps a second. Finite MDPs: stepping a random MDP of 100 states, 4 actions and 5
+successors against JAX with the same alias tables; an episode of 20 steps on RiverSwim; dynamic
+programming in sweeps of one model a second. Bandits and finite MDPs were measured in two runs.
 
 | Race | Contestant | Rate or value | Ours is faster by |
 |---|---|---:|---:|

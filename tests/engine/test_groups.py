@@ -197,6 +197,7 @@ def test_an_action_of_another_length_is_refused():
         Rollout(Run(BernoulliBandit(), Short(), 20, 4))
 
 
+@pytest.mark.usefixtures("warm_compiler")
 def test_wrong_or_failing_compiled_words_are_replaced_by_eager_ones():
     def wrong(*arguments):
         return torch.zeros(arguments[4], arguments[6], 64, dtype=torch.int64)

@@ -136,6 +136,7 @@ def test_compiled_steps_within_episodes_leave_the_eager_results(agent):
 
 
 @needs_compiler
+@pytest.mark.usefixtures("warm_compiler")
 def test_episodes_that_end_at_different_times_are_left_to_the_eager_tier():
     def run(tier):
         problem = GridWorld(layout="S..|...|..G", horizon=12)
