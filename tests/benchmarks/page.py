@@ -18,7 +18,7 @@ second. "With compilation" is the whole of a first run in a fresh process. Stepp
 with regret and optimal pulls kept, against Gymnax's two arms with the reward kept; rates are
 environment steps a second. Finite MDPs: stepping a random MDP of 100 states, 4 actions and 5
 successors against JAX with the same alias tables; an episode of 20 steps on RiverSwim; dynamic
-programming in sweeps of one model a second. Bandits and finite MDPs were measured in two runs.
+programming in sweeps of one model a second. Bandits and finite MDPs were measured in separate runs.
 
 | Race | Contestant | Rate or value | Ours is faster by |
 |---|---|---:|---:|
