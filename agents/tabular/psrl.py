@@ -88,8 +88,16 @@ class PSRL:
 
     def plan(self, spec: Spec, experience: Experience, rng: Rng) -> Tensor:
         """Action values `[N, H, S, A]` of a model from the posterior."""
-        kernel = sampled_kernel(experience, self.prior_alpha(experience), rng)
-        reward = self.rewards(spec, experience, rng)
+        alpha = self.prior_alpha(experience)
+
+        def sample(rng: Rng, visits: Tensor) -> Tensor:
+            return sampled_kernel(experience._replace(visits=visits), alpha, rng)
+
+        def paid(rng: Rng, *leaves: Tensor) -> Tensor:
+            return self.rewards(spec, Experience(*leaves), rng)
+
+        kernel = rng.fused("sample", sample, experience.visits)
+        reward = rng.fused("paid", paid, *experience)
 
         def solve(rng: Rng, kernel: Tensor, reward: Tensor, ended: Tensor) -> Tensor:
             if self.known_termination:
