@@ -1,14 +1,65 @@
 """Learning from what was collected beforehand: comparisons, verdicts and demonstrations."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from rlkit.alignment.losses import KTO, Labelled, PairLoss, Pairs
-from rlkit.alignment.tables import TablePolicy, improve, knowledge, rows
-from rlkit.protocol import Spec
+from rlkit.alignment.tables import (
+    TablePolicy,
+    improve,
+    knowledge,
+    measure,
+    reference_policy,
+    respond,
+    rows,
+)
+from rlkit.protocol import Spec, Tree
 from rlkit.random import Rng
 from rlkit.tokens import Responses, log_probability, walk
 from rlkit.tokens.problem import Data
+from rlkit.validation import check_integer, check_real
+
+
+class OfflineAgent:
+    """What agents that learn from collected data share; they add fields and `learn`."""
+
+    source: ClassVar[str] = "pairs"  # what it learns from: "pairs" or "demonstrations"
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    compilable: ClassVar[bool] = False
+
+    # Fields of every such agent.
+    beta: float
+    batch: int
+    rate: float
+    responses: int
+
+    def check(self) -> None:
+        """Refuse shared fields outside their range."""
+        check_real("beta", self.beta, 0, open_low=True)
+        check_integer("batch", self.batch, 1)
+        check_real("rate", self.rate, 0, open_low=True)
+        check_integer("responses", self.responses, 2)
+
+    def initial(self, spec: Spec, rng: Rng) -> TablePolicy:
+        """The reference.
+
+        Raises:
+            ValueError: there is nothing to learn from.
+        """
+        collected(spec, self.source)
+        return reference_policy(spec)
+
+    def act(
+        self, spec: Spec, state: TablePolicy, observation: Tree, rng: Rng
+    ) -> tuple[Responses, TablePolicy]:
+        """Responses of the present policy; learning does not use them."""
+        return respond(spec, state.table, self.responses, rng), state
+
+    def diagnostics(self, spec: Spec, state: TablePolicy) -> dict[str, Tensor]:
+        """Exact gold reward, divergence, entropy and gap `[N]`."""
+        return measure(spec, state.table, self.beta)
 
 
 def collected(spec: Spec, what: str) -> Data:
