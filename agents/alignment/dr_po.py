@@ -1,24 +1,22 @@
 """DR-PO: policy optimisation whose episodes start from states of the demonstrations."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from rlkit.alignment.proximal import ActorCritic, Proximal, start_actor_critic, update
-from rlkit.alignment.tables import knowledge, measure, rows
-from rlkit.protocol import Spec, Transition, Tree
+from rlkit.alignment.proximal import ActorCritic, ProximalAgent
+from rlkit.alignment.tables import knowledge, rows
+from rlkit.protocol import Spec, Tree
 from rlkit.random import Rng
 from rlkit.registry import agent
 from rlkit.tokens import Responses, generate
 from rlkit.tokens.problem import prompts
-from rlkit.validation import check_choice, check_integer, check_real
+from rlkit.validation import check_choice, check_real
 
 
 @agent("dr_po")
 @dataclass(frozen=True)
-class DRPO:
+class DRPO(ProximalAgent):
     """PPO in which a share of the responses continues prefixes of demonstrations.
 
     Chang et al. (2024), "Dataset reset policy optimization for RLHF", Algorithm 1 with PPO as its
@@ -39,23 +37,10 @@ class DRPO:
     epochs: int = 4  # passes over a batch, >= 1
     trace: float = 0.95  # lambda of the advantage estimates, in [0, 1]
 
-    needs: ClassVar[tuple[str, ...]] = ("tokens",)
-    compilable: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         check_real("share", self.share, 0, 1)
         check_choice("official_lengths", self.official_lengths, (True, False))
-        for name in ("beta", "rate", "value_rate"):
-            check_real(name, getattr(self, name), 0, open_low=True)
-        check_integer("batch", self.batch, 2)
-        check_real("clip", self.clip, 0, 1, open_low=True, open_high=True)
-        check_integer("epochs", self.epochs, 1)
-        check_real("trace", self.trace, 0, 1)
-
-    @property
-    def proximal(self) -> Proximal:
-        """Coefficients of an update."""
-        return Proximal(self.beta, self.rate, self.value_rate, self.clip, self.epochs, self.trace)
+        self.check()
 
     def initial(self, spec: Spec, rng: Rng) -> ActorCritic:
         """The reference, and values of zero.
@@ -71,7 +56,7 @@ class DRPO:
             )
         if self.official_lengths and known.automaton.horizon < 2:
             raise ValueError("official_lengths = True; accepted: responses of two tokens or more")
-        return start_actor_critic(spec)
+        return super().initial(spec, rng)
 
     def act(
         self, spec: Spec, state: ActorCritic, observation: Tree, rng: Rng
@@ -90,11 +75,3 @@ class DRPO:
         given = torch.where(reset, length, torch.zeros_like(length))
         table = state.policy.table
         return generate(known.automaton, table, asked, rng, chosen.token, given), state
-
-    def learn(self, spec: Spec, state: ActorCritic, batch: Transition, rng: Rng) -> ActorCritic:
-        """An update on the tokens that the policy wrote."""
-        return update(spec, state, batch.action, batch.feedback.reward, self.proximal)
-
-    def diagnostics(self, spec: Spec, state: ActorCritic) -> dict[str, Tensor]:
-        """Exact gold reward, divergence, entropy and gap `[N]`."""
-        return measure(spec, state.policy.table, self.beta)

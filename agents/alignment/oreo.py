@@ -96,7 +96,8 @@ class OREO:
 
     def starts(self, spec: Spec) -> Tensor:
         """1 where a step begins, `[H]`."""
-        time = torch.arange(knowledge(spec).automaton.horizon)
+        reference = knowledge(spec).automaton.reference
+        time = torch.arange(reference.shape[1], device=reference.device)
         return (time % self.length(len(time)) == 0).double()
 
     def consistency(self, ratio: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ class OREO:
         if not self.stop_gradient:
             return suffix_sum(ratio)
         length = self.length(ratio.shape[-1])
-        time = torch.arange(ratio.shape[-1])
+        time = torch.arange(ratio.shape[-1], device=ratio.device)
         after = ((time // length + 1) * length).clamp(max=len(time))
         padded = torch.cat([suffix_sum(ratio), torch.zeros_like(ratio[..., :1])], -1)
         later = padded[..., after]

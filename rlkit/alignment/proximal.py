@@ -1,16 +1,25 @@
 """Proximal policy optimisation on batches of responses, with a table of state values as critic."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rlkit.alignment.advantages import clipped, generalised_advantage
-from rlkit.alignment.tables import TablePolicy, improve, log_ratio, reference_policy
+from rlkit.alignment.tables import (
+    TablePolicy,
+    improve,
+    knowledge,
+    log_ratio,
+    measure,
+    reference_policy,
+)
 from rlkit.optimizers import Adam, descend, start_adam
-from rlkit.protocol import Spec
+from rlkit.protocol import Spec, Transition
+from rlkit.random import Rng
 from rlkit.tokens import Responses, log_probability
 from rlkit.tokens.sequences import look_up
+from rlkit.validation import check_integer, check_real
 
 
 class ActorCritic(NamedTuple):
@@ -88,3 +97,42 @@ def spread_over(value: Tensor, responses: Responses, amount: Tensor) -> Tensor:
     """Gradient `[N, H, Z]` of a sum over tokens, `amount` `[N, B, H]` each."""
     state = responses.state[..., :-1].transpose(1, 2)
     return torch.zeros_like(value).scatter_add(2, state, amount.transpose(1, 2).to(value.dtype))
+
+
+class ProximalAgent:
+    """What agents with this optimiser share; they add fields and `act`."""
+
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    compilable: ClassVar[bool] = False
+
+    # Fields of every such agent.
+    beta: float
+    batch: int
+    rate: float
+    value_rate: float
+    clip: float
+    epochs: int
+    trace: float
+
+    def check(self) -> None:
+        """Refuse shared fields outside their range."""
+        for name in ("beta", "rate", "value_rate"):
+            check_real(name, getattr(self, name), 0, open_low=True)
+        check_integer("batch", self.batch, 2)
+        check_real("clip", self.clip, 0, 1, open_low=True, open_high=True)
+        check_integer("epochs", self.epochs, 1)
+        check_real("trace", self.trace, 0, 1)
+
+    def initial(self, spec: Spec, rng: Rng) -> ActorCritic:
+        """The reference, and values of zero."""
+        knowledge(spec)
+        return start_actor_critic(spec)
+
+    def learn(self, spec: Spec, state: ActorCritic, batch: Transition, rng: Rng) -> ActorCritic:
+        """An update on the tokens that the policy wrote."""
+        by = Proximal(self.beta, self.rate, self.value_rate, self.clip, self.epochs, self.trace)
+        return update(spec, state, batch.action, batch.feedback.reward, by)
+
+    def diagnostics(self, spec: Spec, state: ActorCritic) -> dict[str, Tensor]:
+        """Exact gold reward, divergence, entropy and gap `[N]`."""
+        return measure(spec, state.policy.table, self.beta)
