@@ -4,6 +4,7 @@ Learners that plan when counts have grown enough end their phases at different t
 replicas; `take` and `turn` let them plan for the rows that are due and for no others.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
@@ -49,6 +50,15 @@ def begin(spec: Spec, rng: Rng) -> Phase:
     policy = zeros(rng, *stages, states, dtype=torch.int64)
     value = zeros(rng, states, dtype=torch.float64)
     return Phase(seen, episode, seen.count, policy, value, none, none, none, none)
+
+
+def advance(
+    spec: Spec, phase: Phase, batch: Transition, plan: Callable[[Phase, Tensor], Phase]
+) -> Phase:
+    """Count the transition; `plan` the next phase of the replicas `[n]` whose phase has ended."""
+    phase = remember(spec, phase, batch)
+    due = doubled(phase, batch)
+    return plan(phase, due.nonzero().squeeze(1)) if bool(due.any()) else phase
 
 
 def follow(phase: Phase, observation: Tensor) -> Tensor:

@@ -65,11 +65,7 @@ class UCRL2:
 
     def learn(self, spec: Spec, state: Phase, batch: Transition, rng: Rng) -> Phase:
         """Count the transition; plan where the phase has ended."""
-        state = phases.remember(spec, state, batch)
-        due = phases.doubled(state, batch)
-        if not bool(due.any()):
-            return state
-        return self.plan(spec, state, due.nonzero().squeeze(1), rng)
+        return phases.advance(spec, state, batch, lambda s, rows: self.plan(spec, s, rows, rng))
 
     def plan(self, spec: Spec, state: Phase, rows: Tensor, rng: Rng) -> Phase:
         """The next phase of the replicas `rows`."""
