@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_map
 
 from rlkit.blocks import BlockRng, Blocks, Prefetch
+from rlkit.legality import begin_at, check_legal, legal_actions
 from rlkit.protocol import Agent, Box, Discrete, Instance, Problem, Spec, Step, Transition, Tree
 from rlkit.random import Kernels, Rng, Word, WordSource, words_at
 
@@ -99,8 +100,13 @@ def step(
     carry: Carry,
     time: Word,
     streams: Streams,
+    renew: bool = False,
 ) -> Carry:
-    """Advance every replica by one step: observe, act, transition, learn, autoreset."""
+    """Advance every replica by one step: observe, act, transition, learn, autoreset.
+
+    With `renew` the agent's method of that name takes the place of `learn`: the step is to end
+    every replica's episode.
+    """
     observation = problem.observe(instance, carry.state)
     action, agent_state = agent.act(spec, carry.agent, observation, streams.at("act", time))
     out = problem.transition(instance, carry.state, action, streams.at("env", time))
@@ -117,7 +123,8 @@ def step(
             fresh = problem.reset(instance, streams.at("reset", time + 1))
             state = select(last, fresh, out.state)
     batch = Transition(observation, action, out.reward, out.discount, following, last, out.feedback)
-    agent_state = agent.learn(spec, agent_state, batch, streams.at("learn", time))
+    learn = agent.renew if renew else agent.learn  # type: ignore[attr-defined]
+    agent_state = learn(spec, agent_state, batch, streams.at("learn", time))
     gains = {"reward": out.reward, **problem.diagnostics(instance, carry.state, action)}
     totals = {name: carry.totals[name] + gain.double() for name, gain in gains.items()}
     return Carry(state, elapsed, agent_state, action, totals)
@@ -230,11 +237,12 @@ class BatchedEnv(gymnasium.vector.VectorEnv[Tensor, Tensor, Tensor]):
         """Start episodes in all rows, or in those of `options["reset_mask"]` `[N]`.
 
         A seed draws a new instance and goes back to step 0. Without one the instance stays and
-        the randomness goes on.
+        the randomness goes on. Further options, and legal actions in `info`, are those of
+        `rlkit.legality`.
 
         Raises:
             ValueError: a seed outside `[0, 2**32)`, or a list of seeds: rows are told apart by
-                their replica number, so one seed serves all.
+                their replica number, so one seed serves all; options the problem refuses.
         """
         if isinstance(seed, list):
             raise ValueError("seed is a list: give one integer, rows differ by replica number")
@@ -244,15 +252,20 @@ class BatchedEnv(gymnasium.vector.VectorEnv[Tensor, Tensor, Tensor]):
             self.time += 1  # so that a second reset draws another start
         self.just_reset = True
         fresh = self.problem.reset(self.instance, self._rng.at("reset", self.time))
+        zero = torch.zeros_like(self.replica, dtype=torch.int32)
+        fresh, elapsed = begin_at(self.problem, self.instance, options or {}, fresh, zero)
         mask = (options or {}).get("reset_mask")
         if mask is None or self.state is None:
-            self.state = fresh
-            self.elapsed = torch.zeros_like(self.replica, dtype=torch.int32)
+            self.state, self.elapsed = fresh, elapsed
         else:
             mask = torch.as_tensor(mask, device=self.replica.device)
             self.state = select(mask, fresh, self.state)
-            self.elapsed = self.elapsed * ~mask
-        return self._observe(self.state), {}
+            self.elapsed = torch.where(mask, elapsed, self.elapsed)
+        return self._observe(self.state), self.masks()
+
+    def masks(self) -> dict[str, Tensor]:
+        """The legal actions `[N, A]` under "action_mask", where the problem tells them."""
+        return legal_actions(self.problem, self.instance, self.state)
 
     def _observe(self, state: Tree) -> Tensor:
         return to_observation(self.spec_.observation, self.problem.observe(self.instance, state))
@@ -270,12 +283,14 @@ class BatchedEnv(gymnasium.vector.VectorEnv[Tensor, Tensor, Tensor]):
         action = torch.as_tensor(actions, device=self.replica.device)
         if self.check_actions:
             self._check_action(action)
+            check_legal(self.masks(), action, self.elapsed)
         gains = self.problem.diagnostics(self.instance, self.state, action)
         done = self.advance(action)
         info = {"final_obs": done.final, "_final_obs": done.ended.clone()}
         info |= {"discount": done.discount, **gains}
         if done.feedback is not None:
             info["feedback"] = done.feedback
+        info |= self.masks()
         return (
             done.observation,
             done.reward,

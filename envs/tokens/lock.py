@@ -8,8 +8,9 @@ from torch import Tensor
 from rlkit.random import Rng
 from rlkit.registry import problem
 from rlkit.tokens.automaton import Automaton, Rewards
-from rlkit.tokens.problem import TokenProblem, sample
-from rlkit.tokens.sequences import Responses, walk
+from rlkit.tokens.problem import TokenProblem, TokenTask
+from rlkit.tokens.sequences import Responses, sample, walk
+from rlkit.tokens.task import either
 from rlkit.validation import check_integer, check_real
 
 ALIVE, DEAD, DECOY = 0, 1, 2
@@ -38,8 +39,11 @@ class TokenLock(TokenProblem):
     demonstrations: int = 64  # responses collected beforehand, >= 0
     perfect: float = 0.0  # share of demonstrations with every key right, in [0, 1]
     accuracy: float | None = None  # key accuracy of the others, in (0, 1]; None: the reference's
+    per_prompt: int = 1  # demonstrations to a prompt in a row, a divisor of their number
     pairs: int = 64  # compared responses of the reference, >= 0
     slope: float = 1.0  # inverse temperature of comparisons, per unit of reward, > 0
+    mistake: float = 0.0  # probability of a flipped comparison, in [0, 1]
+    equal: float = 0.0  # rewards that differ by less are a tie, >= 0
 
     def __post_init__(self) -> None:
         check_integer("horizon", self.horizon, 1)
@@ -50,12 +54,10 @@ class TokenLock(TokenProblem):
         for name in ("decoy", "success", "failure"):
             if getattr(self, name) is not None:
                 check_real(name, getattr(self, name), *bounds)
-        check_integer("demonstrations", self.demonstrations, 0)
         check_real("perfect", self.perfect, 0, 1)
         if self.accuracy is not None:
             check_real("accuracy", self.accuracy, 0, 1, open_low=True)
-        check_integer("pairs", self.pairs, 0)
-        check_real("slope", self.slope, 0, open_low=True)
+        self.check_collection()
 
     def combination(self, rng: Rng) -> Tensor:
         """The right token at every position, `[N, H]`; never 0 where there is a decoy."""
@@ -66,7 +68,7 @@ class TokenLock(TokenProblem):
         """Which positions are key steps, `[H]` bool."""
         return torch.arange(self.horizon) % self.key_every == 0
 
-    def tokens(self, rng: Rng) -> tuple[Automaton, Rewards]:
+    def tokens(self, rng: Rng) -> TokenTask:
         """Three states: alive, dead, and lured away."""
         n, horizon, size, device = rng.n, self.horizon, self.vocabulary, rng.device
         right = self.combination(rng)[..., None] == torch.arange(size, device=device)
@@ -76,18 +78,21 @@ class TokenLock(TokenProblem):
         if self.decoy is not None:
             successor[:, 0, ALIVE, 0] = DECOY
         wrong = (1 - self.competence) / (size - 1)
-        law = torch.where(right, self.competence, wrong).double()
-        law = torch.where(key, law, 1 / size)
+        law = either(right, self.competence, wrong)
+        law = torch.where(key, law, torch.full_like(law, 1 / size))
         reference = law.log()[:, :, None].expand(n, horizon, 3, size)
         one = torch.ones(n, 1, dtype=torch.float64, device=device)
         pay = [self.success, self.failure, self.decoy or 0.0]
         final = torch.tensor(pay, dtype=torch.float64, device=device).expand(n, 3)
         origin = torch.zeros(n, 1, dtype=torch.int64, device=device)
         token = torch.zeros((), dtype=torch.float64, device=device).expand(reference.shape)
-        return Automaton(one, origin, successor, reference), Rewards(token, final)
+        sound = (torch.arange(3, device=device) == ALIVE).expand(n, 3)
+        automaton = Automaton(one, origin, successor, reference)
+        return TokenTask(automaton, Rewards(token, final), sound=sound)
 
-    def demonstrate(self, automaton: Automaton, rng: Rng) -> Responses:
+    def demonstrate(self, task: TokenTask, rng: Rng) -> Responses:
         """Responses of the reference, of which some have their keys set right."""
+        automaton = task.automaton
         written = sample(automaton, automaton.reference, self.demonstrations, rng.child("shown"))
         keeps = automaton.successor[:, :, ALIVE] == ALIVE
         right = keeps.long().argmax(-1)[:, None].expand(written.token.shape)

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from rlkit.random import Rng
 from rlkit.registry import problem
 from rlkit.tokens.automaton import Automaton, Rewards
-from rlkit.tokens.problem import TokenProblem
+from rlkit.tokens.problem import TokenProblem, TokenTask
 from rlkit.validation import check_choice, check_integer, check_real
 
 LARGEST = 1 << 20  # leaves
@@ -31,8 +32,11 @@ class TokenTree(TokenProblem):
     reward_std: float = 1.0  # of the rewards, >= 0
     reference_std: float = 1.0  # of the reference's logits, >= 0
     demonstrations: int = 64  # responses collected beforehand, >= 0
+    per_prompt: int = 1  # demonstrations to a prompt in a row, a divisor of their number
     pairs: int = 64  # compared responses of the reference, >= 0
     slope: float = 1.0  # inverse temperature of comparisons, per unit of reward, > 0
+    mistake: float = 0.0  # probability of a flipped comparison, in [0, 1]
+    equal: float = 0.0  # rewards that differ by less are a tie, >= 0
 
     def __post_init__(self) -> None:
         check_integer("horizon", self.horizon, 1)
@@ -41,9 +45,7 @@ class TokenTree(TokenProblem):
         check_choice("dense", self.dense, (True, False))
         check_real("reward_std", self.reward_std, 0)
         check_real("reference_std", self.reference_std, 0)
-        check_integer("demonstrations", self.demonstrations, 0)
-        check_integer("pairs", self.pairs, 0)
-        check_real("slope", self.slope, 0, open_low=True)
+        self.check_collection()
         if self.horizon > 20 or self.leaves > LARGEST:
             raise ValueError(
                 f"vocabulary = {self.vocabulary}, horizon = {self.horizon}, prompts = "
@@ -55,7 +57,7 @@ class TokenTree(TokenProblem):
         """Number of responses to all prompts."""
         return self.prompts * self.vocabulary**self.horizon
 
-    def tokens(self, rng: Rng) -> tuple[Automaton, Rewards]:
+    def tokens(self, rng: Rng) -> TokenTask:
         """State `prompt * V**H + prefix`, prefixes of one length numbered as in base `V`."""
         n, horizon, size = rng.n, self.horizon, self.vocabulary
         device, width = rng.device, self.vocabulary**self.horizon
@@ -76,4 +78,14 @@ class TokenTree(TokenProblem):
             final = self.reward_std * rng.normal("reward", self.leaves, dtype=torch.float64)
         prompt = torch.full((n, self.prompts), 1 / self.prompts, dtype=torch.float64, device=device)
         origin = (torch.arange(self.prompts, device=device) * width).expand(n, -1)
-        return Automaton(prompt, origin, successor, reference), Rewards(token, final)
+        automaton = Automaton(prompt, origin, successor, reference)
+        return TokenTask(automaton, Rewards(token, final), prompt_tokens=self.words(rng))
+
+    def words(self, rng: Rng) -> Tensor:
+        """Number of the prompt in base `V`, `[N, X, P]`, as few digits as tell prompts apart."""
+        digits = 0
+        while self.vocabulary**digits < self.prompts:
+            digits += 1
+        place = self.vocabulary ** torch.arange(digits - 1, -1, -1, device=rng.device)
+        number = torch.arange(self.prompts, device=rng.device)[:, None]
+        return (number // place % self.vocabulary).expand(rng.n, -1, -1)

@@ -13,6 +13,7 @@ from rlkit.adapters import render
 from rlkit.adapters.arrays import flat_rows, flat_space, to_numpy
 from rlkit.engine import BatchedEnv
 from rlkit.grids import Scene
+from rlkit.legality import check_legal
 from rlkit.protocol import Discrete, Instance, Problem
 from rlkit.validation import check_choice
 
@@ -77,17 +78,22 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         """Start an episode; a seed draws a new instance and starts its randomness afresh.
 
         Without a seed the instance stays and the randomness goes on. Never-seeded environments
-        use seed 0.
+        use seed 0. Token MDPs start in the middle of a response with `options={"prompt": i,
+        "prefix": [...]}`, and have the legal tokens in `info["action_mask"]`.
         """
         super().reset(seed=seed)
         if seed is not None and seed >= 2**32:
             seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-        observation, info = self.batch.reset(seed=seed)
+        observation, _ = self.batch.reset(seed=seed, options=options)
         pictured = self.render_mode is not None and self._scene is None
         if pictured and (seed is not None or self._tally is None):
             self._tally = render.Tally(self._actions)
         self._running = True
-        return self._view(observation), info
+        return self._view(observation), self._masks()
+
+    def _masks(self) -> dict[str, Any]:
+        """Legal actions as Gymnasium's `Discrete.sample` takes them, int8."""
+        return {k: to_numpy(v[0]).astype(np.int8) for k, v in self.batch.masks().items()}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take an action; `info` holds the discount and the problem's diagnostics.
@@ -101,6 +107,7 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         if not self.action_space.contains(action):
             raise ValueError(f"action = {action!r} outside {self.action_space}")
         row = torch.as_tensor(np.asarray(action)[None], device=self.batch.replica.device)
+        check_legal(self.batch.masks(), row, self.batch.elapsed)
         with torch.no_grad():
             gains = self.problem.diagnostics(self.batch.instance, self.batch.state, row)
             done = self.batch.advance(row)
@@ -108,6 +115,7 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         info = {"discount": float(done.discount), **{k: float(v) for k, v in gains.items()}}
         if self._tally is not None:
             self._tally.add(int(action), reward)
+        info |= self._masks()
         terminated, truncated = bool(done.terminated), bool(done.truncated)
         self._running = not (terminated or truncated)
         return self._view(done.final), reward, terminated, truncated, info

@@ -44,7 +44,7 @@ class Automaton(NamedTuple):
 
 
 class Rewards(NamedTuple):
-    """Gold reward of a response: the sum over its tokens and what its last state pays."""
+    """Reward of a response: the sum over its tokens and what its last state pays."""
 
     token: Tensor  # [N, H, Z, V]
     final: Tensor  # [N, Z]
@@ -79,3 +79,50 @@ def check_automaton(automaton: Automaton) -> None:
             f"reference at time {time}, state {state}, replica {replica} sums to "
             f"{mass[replica, time, state].item():.6g}; accepted: log-probabilities summing to 1"
         )
+
+
+def check_rewards(automaton: Automaton, rewards: Rewards, name: str) -> None:
+    """Refuse rewards of another shape than the automaton's, or that are not finite.
+
+    Args:
+        automaton: the token MDP.
+        rewards: to be checked.
+        name: "gold" or "proxy", for the message.
+
+    Raises:
+        ValueError: names time, state and token, or the state at the end, and the prompts that
+            begin there.
+    """
+    shapes = {"token": automaton.reference.shape, "final": automaton.reference.shape[:3:2]}
+    for part, shape in shapes.items():
+        table: Tensor = getattr(rewards, part)
+        if table.shape != shape:
+            raise ValueError(
+                f"{name} {part} rewards have shape {list(table.shape)}; accepted: {list(shape)}"
+            )
+        wrong = ~torch.isfinite(table)
+        if bool(wrong.any()):
+            replica, *place = wrong.nonzero()[0].tolist()
+            names = ("time", "state", "token") if part == "token" else ("state",)
+            where = ", ".join(f"{a} {b}" for a, b in zip(names, place, strict=True))
+            value = table[replica, *place].item()
+            begun = (automaton.origin[replica] == place[-2 if part == "token" else 0]).nonzero()
+            prompt = f" (where prompt {int(begun[0])} begins)" if len(begun) else ""
+            raise ValueError(
+                f"{name} reward of {where}{prompt}, replica {replica} is {value}; accepted: finite"
+            )
+
+
+def ends(automaton: Automaton, rewards: tuple[Rewards, ...]) -> Tensor:
+    """States `[N, Z]` that only a padding token follows, without reward, for good."""
+    likely = automaton.reference.amax((1,))
+    pad = likely.argmax(-1)[:, None, :, None].expand(-1, automaton.horizon, -1, 1)
+    alone = (automaton.reference > -torch.inf).sum(-1) == 1
+    chosen = automaton.reference.gather(-1, pad).squeeze(-1) > -torch.inf
+    here = torch.arange(automaton.states, device=pad.device)
+    stays = automaton.successor.gather(-1, pad).squeeze(-1) == here
+    free = [reward.token.gather(-1, pad).squeeze(-1) == 0 for reward in rewards]
+    every = alone & chosen & stays
+    for one in free:
+        every = every & one
+    return every.all(1)

@@ -78,3 +78,50 @@ def best_of_law(law: Tensor, count: int) -> Tensor:
     for _ in range(count):
         power = power * up_to
     return torch.diff(power, dim=-1, prepend=torch.zeros_like(power[..., :1]))
+
+
+def best_of_responses(reward: Tensor, law: Tensor, count: int) -> Tensor:
+    """Law of the best of `count` responses, ties broken at random; `[..., L]`.
+
+    A level of reward has mass `F**n - G**n`, `F` and `G` the masses up to and below it, and is
+    shared in the proportions of `law`.
+
+    Args:
+        reward: of each response `[..., L]`.
+        law: probability of each response.
+        count: responses drawn, >= 1.
+
+    Raises:
+        ValueError: `count` below 1.
+    """
+    check_integer("count", count, 1)
+    ordered, order = torch.sort(reward, -1)
+    mass = torch.cumsum(law.gather(-1, order), -1)
+    padded = torch.cat([torch.zeros_like(mass[..., :1]), mass], -1)
+    value = reward.contiguous()
+    up_to = padded.gather(-1, torch.searchsorted(ordered, value, right=True))
+    below = padded.gather(-1, torch.searchsorted(ordered, value))
+    high, low = (torch.exp(count * torch.log(x)) for x in (up_to, below))
+    share = torch.where(law > 0, law / (up_to - below), torch.zeros_like(law))
+    return share * (high - low)
+
+
+def divergence(first: Tensor, second: Tensor) -> Tensor:
+    """`KL(first || second)` of laws over the last dimension, nats."""
+    ratio = torch.log(first) - torch.log(second)
+    return torch.where(first > 0, first * ratio, torch.zeros_like(first)).sum(-1)
+
+
+def pass_at_k(chance: Tensor, prompt: Tensor, count: int) -> Tensor:
+    """Probability `[N]` that one at least of `count` responses to a prompt succeeds.
+
+    Args:
+        chance: of success of a response to each prompt, `[N, X]` in [0, 1].
+        prompt: probabilities of the prompts `[N, X]`.
+        count: responses, >= 1.
+
+    Raises:
+        ValueError: `count` below 1.
+    """
+    check_integer("count", count, 1)
+    return -(prompt * torch.expm1(count * torch.log1p(-chance))).sum(1)

@@ -54,6 +54,24 @@ def soft_optimum(automaton: Automaton, rewards: Rewards, beta: float) -> Optimum
     return Optimum(value, table, policy)
 
 
+def state_values(automaton: Automaton, rewards: Rewards, policy: Tensor) -> Tensor:
+    """Expected rest of the reward under `policy`, `[N, H + 1, Z]`.
+
+    With rewards 0 or 1 at the end it is the probability of success after each prefix.
+    """
+    values = [rewards.final]
+    for time in reversed(range(automaton.horizon)):
+        q = rewards.token[:, time] + following(automaton, values[-1], time)
+        law = policy[:, time].exp()
+        values.append(torch.where(law > 0, law * q, torch.zeros_like(q)).sum(-1))
+    return torch.stack(values[::-1], 1)
+
+
+def by_prompt(automaton: Automaton, value: Tensor) -> Tensor:
+    """`value` `[N, H + 1, Z]` at the empty response to each prompt, `[N, X]`."""
+    return value[:, 0].gather(1, automaton.origin)
+
+
 def occupancy(automaton: Automaton, policy: Tensor) -> Tensor:
     """Law of the state at every time, `[N, H + 1, Z]`."""
     law = [automaton.start.to(policy.dtype)]
@@ -91,3 +109,17 @@ def evaluate(automaton: Automaton, rewards: Rewards, policy: Tensor, beta: float
     reverse = sequence_kl(automaton, automaton.reference, policy)
     entropy = expectation(automaton, policy, law, -policy)
     return Evaluation(paid, kl, reverse, entropy, paid - beta * kl)
+
+
+def gaps(automaton: Automaton, rewards: Rewards) -> tuple[Tensor, Tensor]:
+    """Cost of every token against the best continuation `[N, H, Z, V]`, and the best value `[N]`.
+
+    Tokens that the reference never writes are illegal and cost infinitely much.
+    """
+    value, table = rewards.final, []
+    for time in reversed(range(automaton.horizon)):
+        q = rewards.token[:, time] + following(automaton, value, time)
+        q = torch.where(automaton.reference[:, time] > -torch.inf, q, -torch.inf)
+        value = q.amax(-1)
+        table.append(value[..., None] - q)
+    return torch.stack(table[::-1], 1), (automaton.start * value).sum(1)

@@ -93,3 +93,50 @@ def returns(rewards: Rewards, responses: Responses) -> Tensor:
     """Gold reward of each response, `[N, B]`."""
     paid = at_tokens(rewards.token, responses).sum(-1)
     return paid + rewards.final.gather(1, responses.state[..., -1])
+
+
+def first_error(sound: Tensor, responses: Responses) -> Tensor:
+    """Position `[N, B]` of the token that made the first mistake; `H` where there is none.
+
+    Args:
+        sound: `[N, Z]` bool, states without a mistake so far.
+        responses: `[N, B]`.
+    """
+    n, batch, _ = responses.state.shape
+    fine = sound.gather(1, responses.state[..., 1:].flatten(1)).reshape(n, batch, -1)
+    return torch.cumprod(fine.long(), -1).sum(-1)
+
+
+def every_response(automaton: Automaton, limit: int = 1 << 20) -> Responses:
+    """All sequences of tokens to every prompt, `[N, X * V**H]`, those of a prompt together.
+
+    Some may hold illegal tokens: their reference probability is 0.
+
+    Raises:
+        ValueError: there are more than `limit`.
+    """
+    n, asked = automaton.origin.shape
+    size, horizon = automaton.vocabulary, automaton.horizon
+    count = size**horizon
+    if asked * count > limit:
+        raise ValueError(f"{asked * count} responses; accepted: at most {limit}")
+    device = automaton.origin.device
+    place = size ** torch.arange(horizon - 1, -1, -1, device=device)
+    token = torch.arange(count, device=device)[:, None] // place % size
+    prompt = torch.arange(asked, device=device).repeat_interleave(count).expand(n, -1)
+    return walk(automaton, prompt, token.repeat(asked, 1).expand(n, -1, -1))
+
+
+def prompts(automaton: Automaton, count: int, rng: Rng) -> Tensor:
+    """Prompts `[N, count]` int64 from their law."""
+    u = rng.uniform("prompt", count, dtype=torch.float64)
+    cdf = torch.cumsum(automaton.prompt, 1).double()
+    return (u[..., None] * cdf[:, None, -1:] >= cdf[:, None, :-1]).sum(-1)
+
+
+def sample(
+    automaton: Automaton, policy: Tensor, count: int, rng: Rng, prompt: Tensor | None = None
+) -> Responses:
+    """`count` responses of a policy, to fresh prompts unless given."""
+    asked = prompts(automaton, count, rng) if prompt is None else prompt
+    return generate(automaton, policy, asked, rng)

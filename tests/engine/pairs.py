@@ -26,6 +26,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "GridWorld-v0": {"horizon": 9},
     "RandomMDP-v0": {"states": 5, "horizon": 9},
     "Taxi-v0": {"horizon": 5},
+    "TokenChain-v0": {"modulus": 2, "steps": 2, "form": "short"},
+    "TokenStyle-v0": {"horizon": 4},
 }
 
 
