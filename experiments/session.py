@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rlkit.board import Board
 
 PIECE_SECONDS = 0.2  # between looks at the clock and at signals
+SHOWN = 8  # samples of text at a record
 CHECKPOINT = "checkpoint"
 RECORD, STATE = "record/", "state/"
 
@@ -200,7 +201,17 @@ class Session:
             self._speed(),
             None if actions is None else actions.numpy(),
             space.n if isinstance(space, Discrete) else 0,
+            self._samples(),
         )
+
+    def _samples(self) -> list[str]:
+        """What the agent writes at present, where agent and problem can show it."""
+        show = getattr(self.loop.run.agent, "samples", None)
+        read = getattr(self.loop.run.problem, "transcripts", None)
+        if show is None or read is None:
+            return []
+        group = self.loop.groups[0]
+        return list(read(group.instance, show(group.spec, group.carry.agent, SHOWN)))
 
     def _row(self) -> dict[str, Array]:
         """The present metrics, `[N]` each.

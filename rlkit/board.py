@@ -3,11 +3,11 @@
 The x axis is the number of environment steps of each replica. Figures never read these files.
 Tags: `regret/cumulative` with `regret/lower` and `regret/upper` (95 % Student interval of the mean
 over replicas), `regret/average` and `reward/mean` (a step), `diag/*`, `time/steps_per_s`, the
-histogram `actions`, the text `config`.
+histogram `actions`, the texts `config` and `samples`.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ FLUSH_SECONDS = 5
 QUEUE = 1000
 BINS = 64
 AXIS = "x: environment steps of each replica"
+CONFIG = "resolved configuration of the run"
 
 Array = NDArray[Any]
 
@@ -66,7 +67,7 @@ class Board:
 
     def _introduce(self, config: Mapping[str, Any]) -> None:
         summary = hparams_pb(flat(config))
-        summary.value.append(_text("config", files.dumps(config, indent=2)))
+        summary.value.append(_text("config", files.dumps(config, indent=2), CONFIG))
         summary.value.append(_layout())
         self._add(summary, 0)
 
@@ -78,6 +79,7 @@ class Board:
         steps_per_s: float,
         actions: Array | None = None,
         arms: int = 0,
+        samples: Sequence[str] = (),
     ) -> None:
         """Write what is known after `step` steps.
 
@@ -88,6 +90,7 @@ class Board:
             steps_per_s: replica steps a second.
             actions: `[N]` integers in `[0, arms)` chosen last, None where they are not discrete.
             arms: number of actions.
+            samples: lines of text that the agent wrote.
         """
         values = scalars(step, totals, diagnostics)
         values["time/steps_per_s"] = steps_per_s
@@ -99,6 +102,9 @@ class Board:
                 entry.metadata.CopyFrom(_axis())
         if actions is not None:
             summary.value.append(_histogram(actions, arms))
+        if samples:
+            lines = "\n".join(samples)
+            summary.value.append(_text("samples", lines, "written by the present policy"))
         self._add(summary, step)
 
     def _add(self, summary: Summary, step: int) -> None:
@@ -191,11 +197,11 @@ def _string(text: bytes, *shape: int) -> TensorProto:
     return TensorProto(dtype=DT_STRING, string_val=[text], tensor_shape=_shape(*shape))
 
 
-def _text(tag: str, text: str) -> Summary.Value:
+def _text(tag: str, text: str, about: str) -> Summary.Value:
     indented = "\n".join("    " + line for line in text.splitlines())
     return Summary.Value(
         tag=f"{tag}/text_summary",
-        metadata=text_metadata.create_summary_metadata(tag, "resolved configuration of the run"),
+        metadata=text_metadata.create_summary_metadata(tag, about),
         tensor=_string(indented.encode(), 1),
     )
 

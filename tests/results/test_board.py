@@ -118,6 +118,16 @@ def test_the_configuration_is_shown_as_text_and_as_hyper_parameters_once(finishe
     assert [entry.name for entry in finished.iterdir() if entry.is_dir()] == []
 
 
+def test_samples_of_text_are_shown_with_their_step(tmp_path):
+    board = Board(tmp_path, 0, CONFIG)
+    board.record(3, totals(3), {}, 1.0, samples=["prompt 0 | 1 2 | 0.500", "prompt 1 | 0 | 1.000"])
+    board.close()
+    (event,) = read(tmp_path).Tensors("samples/text_summary")
+    shown = event.tensor_proto.string_val[0].decode().splitlines()
+    assert event.step == 3
+    assert [line.strip() for line in shown] == ["prompt 0 | 1 2 | 0.500", "prompt 1 | 0 | 1.000"]
+
+
 def test_one_chart_shows_the_regret_with_its_margin(finished):
     reader = read(finished)
     text = reader.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
