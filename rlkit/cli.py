@@ -13,6 +13,7 @@ import typer
 
 from rlkit import __version__, catalogue, registry
 from rlkit.launch import BAD_INPUT, FAILED, INTERRUPTED, OK, launch, limit_threads, report
+from rlkit.lm import command
 from rlkit.validation import check_choice, check_integer, nearest
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
+app.add_typer(command.app, name="lm")
 
 
 def _show_version(wanted: bool) -> None:

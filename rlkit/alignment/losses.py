@@ -1,12 +1,12 @@
 """Offline preference losses, one value an example.
 
-Each is a frozen dataclass of its coefficients, called on the scores of a batch. `s` is the
-log-probability of a response under the policy, summed over its tokens; `rho = s - s_ref` its
-log-ratio; `h = rho_w - rho_l` the margin of the preferred response.
+Each is a frozen dataclass of its coefficients, called on the scores of a batch; `needs` says of
+which kind. `s` is the log-probability of a response under the policy, summed over its tokens;
+`rho = s - s_ref` its log-ratio; `h = rho_w - rho_l` the margin of the preferred response.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -88,6 +88,8 @@ class DPO:
     beta: float = 0.1  # weight of the divergence, > 0
     label_smoothing: float = 0.0  # assumed share of flipped labels, in [0, 0.5)
 
+    needs: ClassVar[str] = "pairs"
+
     def __post_init__(self) -> None:
         check_real("beta", self.beta, 0, open_low=True)
         check_real("label_smoothing", self.label_smoothing, 0, 0.5, open_high=True)
@@ -107,6 +109,8 @@ class IPO:
     """
 
     tau: float = 0.1  # weight of the divergence, > 0
+
+    needs: ClassVar[str] = "pairs"
 
     def __post_init__(self) -> None:
         check_real("tau", self.tau, 0, open_low=True)
@@ -130,6 +134,8 @@ class SLiC:
     delta: float = 1.0  # margin in nats, > 0
     lambda_: float = 0.0  # weight of imitation, >= 0
 
+    needs: ClassVar[str] = "pairs"
+
     def __post_init__(self) -> None:
         check_real("delta", self.delta, 0, open_low=True)
         check_real("lambda_", self.lambda_, 0)
@@ -150,6 +156,8 @@ class SimPO:
 
     beta: float = 2.0  # scale of the mean log-probabilities, > 0
     gamma: float = 1.0  # margin, >= 0
+
+    needs: ClassVar[str] = "pairs"
 
     def __post_init__(self) -> None:
         check_real("beta", self.beta, 0, open_low=True)
@@ -189,17 +197,83 @@ class KTO:
         return torch.where(batch.desirable > 0, good, bad)
 
 
-PairLoss = DPO | IPO | SLiC | SimPO
-LOSSES: dict[str, type[PairLoss] | type[KTO]] = {
+@dataclass(frozen=True)
+class NCA:
+    """`-log sigma(beta rho_w) - (log sigma(-beta rho_w) + log sigma(-beta rho_l)) / 2`.
+
+    Chen et al. (2024), "Noise contrastive alignment of language models with explicit rewards", for
+    comparisons: it fits each log-ratio, not only their difference.
+
+    Raises:
+        ValueError: a coefficient outside its range.
+    """
+
+    beta: float = 0.01  # weight of the divergence, > 0
+
+    needs: ClassVar[str] = "pairs"
+
+    def __post_init__(self) -> None:
+        check_real("beta", self.beta, 0, open_low=True)
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        """`[..., B]`."""
+        chosen = self.beta * (pairs.chosen - pairs.chosen_reference)
+        rejected = self.beta * (pairs.rejected - pairs.rejected_reference)
+        return softplus(-chosen) + 0.5 * (softplus(chosen) + softplus(rejected))
+
+
+@dataclass(frozen=True)
+class CE:
+    """`-l log sigma(s) - (1 - l) log sigma(-s)`, `s = beta rho + bias`, of a label `l`.
+
+    Yuan et al. (2024), "Free process rewards without process labels": the log-ratio as the logit of
+    success. A policy sums to 1, so that without a bias it cannot be calibrated in general.
+
+    Raises:
+        ValueError: a coefficient outside its range.
+    """
+
+    beta: float = 0.05  # scale of the log-ratio, > 0
+
+    needs: ClassVar[str] = "labels"
+
+    def __post_init__(self) -> None:
+        check_real("beta", self.beta, 0, open_low=True)
+
+    def __call__(self, batch: Labelled, bias: Tensor | float = 0.0) -> Tensor:
+        """`[..., B]`; `bias` is a number or `[..., B]`, one a prompt. The baseline is not read."""
+        logit = self.beta * (batch.score - batch.reference) + bias
+        label = batch.desirable.to(logit.dtype)
+        return label * softplus(-logit) + (1 - label) * softplus(logit)
+
+
+class PairLoss(Protocol):
+    """A loss of comparisons: `needs = "pairs"`."""
+
+    def __call__(self, pairs: Pairs, /) -> Tensor:
+        """`[..., B]`."""
+
+
+class LabelLoss(Protocol):
+    """A loss of single responses with a verdict: `needs = "labels"`."""
+
+    def __call__(self, batch: Labelled, /) -> Tensor:
+        """`[..., B]`."""
+
+
+LossClass = type[Any]  # a frozen dataclass of coefficients: a `PairLoss` or a `LabelLoss`
+LOSSES: dict[str, LossClass] = {
     "dpo": DPO,
     "ipo": IPO,
     "slic": SLiC,
     "simpo": SimPO,
+    "nca": NCA,
     "kto": KTO,
+    "ce": CE,
 }
 
 
-def loss_class(name: str) -> type[PairLoss] | type[KTO]:
+def loss_class(name: str) -> LossClass:
     """The loss of a name.
 
     Raises:

@@ -8,10 +8,12 @@ import torch
 from torch.nn.functional import log_softmax
 
 from rlkit.alignment.losses import (
+    CE,
     DPO,
     IPO,
     KTO,
     LOSSES,
+    NCA,
     Labelled,
     Pairs,
     SimPO,
@@ -21,7 +23,7 @@ from rlkit.alignment.losses import (
     loss_class,
 )
 
-PAIR_LOSSES = [DPO(), DPO(0.3, 0.1), IPO(), SLiC(0.7, 0.2), SimPO(), SimPO(1.5, 0.3)]
+PAIR_LOSSES = [DPO(), DPO(0.3, 0.1), IPO(), SLiC(0.7, 0.2), SimPO(), SimPO(1.5, 0.3), NCA(0.4)]
 
 
 def batch(size=7, seed=0, grad=False):
@@ -53,6 +55,12 @@ def test_values_by_hand():
     assert KTO(0.5)(good).item() == pytest.approx(1 - sigma)
     bad = good._replace(desirable=one(0.0))
     assert KTO(0.5, 1.0, 3.0)(bad).item() == pytest.approx(3 * sigma)
+    up, down = 1 / (1 + math.exp(-0.5)), 1 / (1 + math.exp(0.5))  # rho_w = 1, rho_l = -1
+    contrast = -math.log(up) - 0.5 * math.log(down) - 0.5 * math.log(up)
+    assert NCA(0.5)(pair).item() == pytest.approx(contrast)
+    assert CE(0.5)(good).item() == pytest.approx(-math.log(up))
+    assert CE(0.5)(bad).item() == pytest.approx(-math.log(down))
+    assert CE(0.5)(bad, one(-0.5)).item() == pytest.approx(math.log(2))
 
 
 def test_values_at_the_reference():
@@ -60,7 +68,9 @@ def test_values_at_the_reference():
     same = pair._replace(chosen=pair.chosen_reference, rejected=pair.rejected_reference)
     assert torch.allclose(DPO()(same), torch.tensor(math.log(2)).double())
     assert torch.allclose(IPO(0.2)(same), torch.tensor(1 / (4 * 0.04)).double())
+    assert torch.allclose(NCA()(same), torch.tensor(2 * math.log(2)).double())
     at = Labelled(pair.chosen, pair.chosen, torch.ones(7), torch.zeros(7))
+    assert torch.allclose(CE()(at), torch.tensor(math.log(2)).double())
     assert torch.allclose(KTO(desirable_weight=2.0)(at), torch.ones(7).double())
 
 
@@ -70,6 +80,20 @@ def test_gradients_of_pair_losses(loss):
     assert torch.autograd.gradcheck(
         lambda a, b: loss(pair._replace(chosen=a, rejected=b)), (pair.chosen, pair.rejected)
     )
+
+
+@pytest.mark.parametrize("loss", [KTO(0.7, 1.3, 0.6), CE(0.7)], ids=repr)
+def test_gradients_of_losses_of_verdicts(loss):
+    pair = batch(grad=True)
+    verdict = (torch.arange(7) % 2).double()
+    data = Labelled(pair.chosen, pair.chosen_reference, verdict, torch.full((7,), 0.3).double())
+    assert torch.autograd.gradcheck(lambda s: loss(data._replace(score=s)), (pair.chosen,))
+
+
+def test_the_bias_of_ce_has_a_gradient():
+    data = Labelled(*batch()[:2], (torch.arange(7) % 2).double(), torch.zeros(7).double())
+    bias = torch.linspace(-1, 1, 7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda b: CE(0.7)(data, b), (bias,))
 
 
 @pytest.mark.parametrize("loss", [DPO(), IPO()], ids=repr)
@@ -167,6 +191,39 @@ def test_simpo_without_margin_scales_by_length():
     torch.testing.assert_close(mean, mean[0].expand(K), rtol=1e-5, atol=1e-5)
 
 
+def test_nca_fits_every_log_ratio_where_a_policy_can():
+    # Unnormalised optimum exp(beta rho) = 2 p: a policy where the 2 p pi_ref sum to 1, beta = 1.
+    reference = torch.full((K,), 1 / K, dtype=torch.float64).log()
+    wins = torch.tensor([[0.5, 0.6, 0.7, 0.8, 0.9]]).double()
+    wins = 0.5 + (wins - wins.T)
+    mean = wins.mean(1)  # under uniform opponents; its mean is 1 / 2
+    weight = torch.full((K, K), 1 / K**2, dtype=torch.float64)
+    got = minimise(lambda p: expected(NCA(1.0), p, reference, wins, weight, torch.ones(K)))
+    torch.testing.assert_close(got, (2 * mean / K).log(), rtol=1e-6, atol=1e-6)
+
+
+def test_ce_with_a_bias_is_calibrated_and_without_it_only_if_the_odds_allow():
+    reference, _, _ = population()
+    random = np.random.default_rng(9)
+    success = torch.tensor(random.uniform(0.2, 0.9, K))
+    beta = 0.5
+
+    def objective(policy, bias):
+        good = Labelled(policy, reference, torch.ones(K), torch.zeros(K))
+        bad = good._replace(desirable=torch.zeros(K))
+        fit = success * CE(beta)(good, bias) + (1 - success) * CE(beta)(bad, bias)
+        return (reference.exp() * fit).sum()
+
+    odds = success / (1 - success)
+    # E_ref exp(rho) = 1 fixes the bias: E_ref odds^(1 / beta) exp(-bias / beta) = 1.
+    bias = beta * (reference.exp() * odds ** (1 / beta)).sum().log()
+    got = minimise(lambda p: objective(p, bias))
+    rho = got - reference
+    torch.testing.assert_close(beta * rho + bias, odds.log(), rtol=1e-5, atol=1e-5)
+    plain = minimise(lambda p: objective(p, 0.0))
+    assert (beta * (plain - reference) - odds.log()).abs().max() > 0.05
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -205,3 +262,12 @@ def test_coefficients_are_checked(name):
 def test_an_unknown_loss_is_answered_with_the_list():
     with pytest.raises(ValueError, match="did you mean 'dpo'"):
         loss_class("ddpo")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_says_which_scores_it_needs(name):
+    made = loss_class(name)
+    pair = batch()
+    labels = Labelled(pair.chosen, pair.chosen_reference, torch.ones(7), torch.zeros(7))
+    values = made()({"pairs": pair, "labels": labels}[made.needs])
+    assert values.shape == (7,) and values.isfinite().all()
