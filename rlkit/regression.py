@@ -55,8 +55,8 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
 
 
 def matvec(matrix: Tensor, vector: Tensor) -> Tensor:
-    """`[N, r, d]` times `[N, d]`: `[N, r]`; also a table of features times a parameter."""
-    return dot(matrix, vector[:, None, :])
+    """`[N, ..., r, d]` times `[N, ..., d]`: `[N, ..., r]`; also features times a parameter."""
+    return dot(matrix, vector[..., None, :])
 
 
 def action_set(spec: Spec) -> tuple[int, int]:
@@ -137,16 +137,19 @@ def noise_level(spec: Spec, noise: float | None) -> float:
 
 
 def update(law: Gaussian, x: Tensor, y: Tensor, noise: float) -> Gaussian:
-    """Condition on `y = <x, theta> + noise xi`, for `x` `[N, d]`, `y` `[N]` and `noise > 0`."""
+    """Condition on `y = <x, theta> + noise xi`, for `x` `[N, d]`, `y` `[N]` and `noise > 0`.
+
+    Several laws a replica, as `[N, ..., d]`, are updated at once; `x = 0` changes nothing.
+    """
     mean, root, gain = law
     x = x.double()
     phi = matvec(root.mT, x)
     spread, variance = dot(phi, phi), noise * noise
     total = spread + variance
     direction = matvec(root, phi)
-    mean = mean + direction * ((y.double() - dot(mean, x)) / total)[:, None]
+    mean = mean + direction * ((y.double() - dot(mean, x)) / total)[..., None]
     factor = 1 / (total * (1 + torch.sqrt(variance / total)))
-    root = root - (direction * factor[:, None])[:, :, None] * phi[:, None, :]
+    root = root - (direction * factor[..., None])[..., None] * phi[..., None, :]
     return Gaussian(mean, root, gain + 0.5 * torch.log1p(spread / variance))
 
 

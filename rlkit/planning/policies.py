@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rlkit.models import ROUNDING, Dense, Model
+from rlkit.regression import dot
 
 
 class Chain(NamedTuple):
@@ -65,10 +66,10 @@ def chain(model: Model | Dense, policy: Tensor) -> Chain:
 def under(model: Model | Dense, policy: Tensor) -> Chain:
     """`chain` of a policy known to be sound."""
     if isinstance(model, Dense):
-        reward = (policy * model.reward).sum(-1)
+        reward = dot(policy, model.reward)
         return Chain((policy[..., None] * model.kernel).sum(-2), reward)
     weight = policy[..., None] * model.probability
-    reward = (policy * model.mean_reward).sum(-1)
+    reward = dot(policy, model.mean_reward)  # in a fixed order, whatever the layout
     outcomes = weight.flatten(-2)
     successor = model.successor.flatten(-2).expand(outcomes.shape)
     kernel = outcomes.new_zeros(*outcomes.shape[:-1], model.size[0])

@@ -218,6 +218,16 @@ COMMANDS = [
     "board --port=http",
     "frobnicate",
     "--nope",
+    # linear MDPs
+    "run env=LinearMDP-v0 agent=lsvi_ucb env.dimension=0",
+    "run env=LinearMDP-v0 agent=lsvi_ucb env.feature_concentration=0",
+    "run env=LinearMDP-v0 agent=lsvi_ucb env.states=1000000",
+    "run env=LinearMDP-v0 agent=lsvi_ucb agent.ridge=0",
+    "run env=LinearMDP-v0 agent=lsvi_ucb agent.delta=1",
+    "run env=LinearMDP-v0 agent=lsvi_phe agent.sigma=-1",
+    "run env=LinearMDP-v0 agent=lsvi_phe agent.ensemble=0",
+    "run env=Taxi-v0 agent=lsvi_phe agent.reward_max=20",
+    "run env=LinearBandit-v0 agent=lsvi_ucb",
 ]
 FILES = {
     "unknown_key": "stepz: 3",

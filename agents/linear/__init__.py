@@ -1,0 +1,1 @@
+"""Least-squares value iteration with features."""

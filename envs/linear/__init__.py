@@ -1,0 +1,1 @@
+"""Finite MDPs whose rewards and transitions are linear in known features."""
