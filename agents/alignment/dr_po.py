@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
-from rlkit.alignment.proximal import ActorCritic, ProximalAgent
-from rlkit.alignment.tables import knowledge, rows
+from rlkit.alignment.agents import Learner
+from rlkit.alignment.knowledge import knowledge, rows
+from rlkit.alignment.proximal import ProximalAgent
 from rlkit.protocol import Spec, Tree
 from rlkit.random import Rng
 from rlkit.registry import agent
-from rlkit.tokens import Responses, generate
+from rlkit.tokens import Responses
 from rlkit.tokens.problem import prompts
 from rlkit.validation import check_choice, check_real
 
@@ -36,13 +37,16 @@ class DRPO(ProximalAgent):
     clip: float = 0.2  # of the probability ratio, in (0, 1)
     epochs: int = 4  # passes over a batch, >= 1
     trace: float = 0.95  # lambda of the advantage estimates, in [0, 1]
+    reward: str = "observed"  # or fitted to the comparisons: "final_model", "token_model"
+    policy: str = "table"  # "table", "ngram" or "transformer"
+    network: tuple[int, ...] = (64, 2, 4)  # width, layers and heads of a transformer, >= 1
 
     def __post_init__(self) -> None:
         check_real("share", self.share, 0, 1)
         check_choice("official_lengths", self.official_lengths, (True, False))
         self.check()
 
-    def initial(self, spec: Spec, rng: Rng) -> ActorCritic:
+    def initial(self, spec: Spec, rng: Rng) -> Learner:
         """The reference, and values of zero.
 
         Raises:
@@ -59,13 +63,13 @@ class DRPO(ProximalAgent):
         return super().initial(spec, rng)
 
     def act(
-        self, spec: Spec, state: ActorCritic, observation: Tree, rng: Rng
-    ) -> tuple[Responses, ActorCritic]:
+        self, spec: Spec, state: Learner, observation: Tree, rng: Rng
+    ) -> tuple[Responses, Learner]:
         """A batch of responses, some of them begun by a demonstration."""
+        if self.share == 0:
+            return super().act(spec, state, observation, rng)
         known = knowledge(spec)
         asked = prompts(known.automaton, self.batch, rng)
-        if self.share == 0:
-            return generate(known.automaton, state.policy.table, asked, rng), state
         shown = known.data.demonstration
         chosen = rows(shown, rng.integers("demonstration", shown.prompt.shape[1], self.batch))
         first = int(self.official_lengths)
@@ -73,5 +77,7 @@ class DRPO(ProximalAgent):
         reset = rng.uniform("reset", self.batch) < self.share
         asked = torch.where(reset, chosen.prompt, asked)
         given = torch.where(reset, length, torch.zeros_like(length))
-        table = state.policy.table
-        return generate(known.automaton, table, asked, rng, chosen.token, given), state
+        parameters = state.policy.parameters
+        with torch.no_grad():
+            batch = self.model.write(spec, parameters, asked, rng, chosen.token, given)
+        return batch, state

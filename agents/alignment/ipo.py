@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from rlkit.alignment.agents import Learner
 from rlkit.alignment.losses import IPO
-from rlkit.alignment.offline import OfflineAgent, learn_from_pairs
-from rlkit.alignment.tables import TablePolicy
+from rlkit.alignment.offline import OfflineAgent
 from rlkit.protocol import Spec, Transition
 from rlkit.random import Rng
 from rlkit.registry import agent
@@ -26,10 +26,12 @@ class IPOAgent(OfflineAgent):
     batch: int = 64  # examples a step, >= 1
     rate: float = 0.01  # step size of Adam, > 0
     responses: int = 16  # sampled each step to be looked at, >= 2
+    policy: str = "table"  # "table", "ngram" or "transformer"
+    network: tuple[int, ...] = (64, 2, 4)  # width, layers and heads of a transformer, >= 1
 
     def __post_init__(self) -> None:
         self.check()
 
-    def learn(self, spec: Spec, state: TablePolicy, batch: Transition, rng: Rng) -> TablePolicy:
+    def learn(self, spec: Spec, state: Learner, batch: Transition, rng: Rng) -> Learner:
         """A step on collected comparisons."""
-        return learn_from_pairs(spec, state, IPO(self.beta), self.batch, self.rate, rng)
+        return self.learn_from_pairs(spec, state, IPO(self.beta), rng)

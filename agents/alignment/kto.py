@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
+from rlkit.alignment.agents import Learner
 from rlkit.alignment.losses import KTO
-from rlkit.alignment.offline import OfflineAgent, learn_from_verdicts
-from rlkit.alignment.tables import TablePolicy
+from rlkit.alignment.offline import OfflineAgent
 from rlkit.protocol import Spec, Transition
 from rlkit.random import Rng
 from rlkit.registry import agent
+from rlkit.validation import check_choice, check_real
 
 
 @agent("kto")
@@ -21,18 +22,28 @@ class KTOAgent(OfflineAgent):
         ValueError: a field outside its range.
     """
 
+    source: str = "pairs"  # or "outcomes": demonstrations and their rewards
+    least: float = 0.5  # observed reward of a desirable demonstration
+    balanced: bool = False  # draw desirable and other demonstrations equally often
     beta: float = 0.1  # risk aversion, and weight of the divergence in the measured gap, > 0
     desirable_weight: float = 1.0  # of desirable responses, > 0
     undesirable_weight: float = 1.0  # of the others, > 0
     batch: int = 64  # examples a step, >= 1
     rate: float = 0.01  # step size of Adam, > 0
     responses: int = 16  # sampled each step to be looked at, >= 2
+    policy: str = "table"  # "table", "ngram" or "transformer"
+    network: tuple[int, ...] = (64, 2, 4)  # width, layers and heads of a transformer, >= 1
 
     def __post_init__(self) -> None:
+        check_choice("source", self.source, ("pairs", "outcomes"))
+        check_real("least", self.least)
+        check_choice("balanced", self.balanced, (True, False))
         KTO(self.beta, self.desirable_weight, self.undesirable_weight)
         self.check()
 
-    def learn(self, spec: Spec, state: TablePolicy, batch: Transition, rng: Rng) -> TablePolicy:
-        """A step on collected comparisons."""
+    def learn(self, spec: Spec, state: Learner, batch: Transition, rng: Rng) -> Learner:
+        """A step on collected comparisons or demonstrations."""
         loss = KTO(self.beta, self.desirable_weight, self.undesirable_weight)
-        return learn_from_verdicts(spec, state, loss, self.batch, self.rate, rng)
+        if self.source == "outcomes":
+            return self.learn_from_outcomes(spec, state, loss, self.least, self.balanced, rng)
+        return self.learn_from_verdicts(spec, state, loss, rng)

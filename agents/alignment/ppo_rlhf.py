@@ -2,12 +2,8 @@
 
 from dataclasses import dataclass
 
-from rlkit.alignment.proximal import ActorCritic, ProximalAgent
-from rlkit.alignment.tables import respond
-from rlkit.protocol import Spec, Tree
-from rlkit.random import Rng
+from rlkit.alignment.proximal import ProximalAgent
 from rlkit.registry import agent
-from rlkit.tokens import Responses
 
 
 @agent("ppo_rlhf")
@@ -16,7 +12,7 @@ class PPORLHF(ProximalAgent):
     """Proximal policy optimisation on token rewards `-beta log(pi / pi_ref)` and a final reward.
 
     Schulman et al. (2017) as used for language models by Ziegler et al. (2019) and Stiennon et al.
-    (2020), with a tabular critic.
+    (2020).
 
     Raises:
         ValueError: a field outside its range.
@@ -29,12 +25,9 @@ class PPORLHF(ProximalAgent):
     clip: float = 0.2  # of the probability ratio, in (0, 1)
     epochs: int = 4  # passes over a batch, >= 1
     trace: float = 0.95  # lambda of the advantage estimates, in [0, 1]
+    reward: str = "observed"  # or fitted to the comparisons: "final_model", "token_model"
+    policy: str = "table"  # "table", "ngram" or "transformer"
+    network: tuple[int, ...] = (64, 2, 4)  # width, layers and heads of a transformer, >= 1
 
     def __post_init__(self) -> None:
         self.check()
-
-    def act(
-        self, spec: Spec, state: ActorCritic, observation: Tree, rng: Rng
-    ) -> tuple[Responses, ActorCritic]:
-        """A batch of responses."""
-        return respond(spec, state.policy.table, self.batch, rng), state

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rlkit.alignment.offline import OfflineAgent, imitate
-from rlkit.alignment.tables import TablePolicy
+from rlkit.alignment.agents import Learner
+from rlkit.alignment.offline import OfflineAgent
 from rlkit.protocol import Spec, Transition
 from rlkit.random import Rng
 from rlkit.registry import agent
@@ -27,6 +27,8 @@ class SFT(OfflineAgent):
     batch: int = 64  # examples a step, >= 1
     rate: float = 0.01  # step size of Adam, > 0
     responses: int = 16  # sampled each step to be looked at, >= 2
+    policy: str = "table"  # "table", "ngram" or "transformer"
+    network: tuple[int, ...] = (64, 2, 4)  # width, layers and heads of a transformer, >= 1
 
     source: ClassVar[str] = "demonstrations"
 
@@ -35,6 +37,6 @@ class SFT(OfflineAgent):
             check_real("least", self.least)
         self.check()
 
-    def learn(self, spec: Spec, state: TablePolicy, batch: Transition, rng: Rng) -> TablePolicy:
+    def learn(self, spec: Spec, state: Learner, batch: Transition, rng: Rng) -> Learner:
         """A step on collected demonstrations."""
-        return imitate(spec, state, self.batch, self.rate, rng, self.least)
+        return self.imitate(spec, state, rng, self.least)

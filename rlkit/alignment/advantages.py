@@ -51,14 +51,6 @@ def suffix_sum(values: Tensor) -> Tensor:
     return values.flip(-1).cumsum(-1).flip(-1)
 
 
-def whiten(values: Tensor) -> Tensor:
-    """`[N, B, H]` with mean 0 and variance 1 over the responses of each replica."""
-    flat = values.flatten(1)
-    centred = flat - flat.mean(1, keepdim=True)
-    scale = torch.rsqrt(flat.var(1, keepdim=True) + 1e-8)
-    return (centred * scale).reshape(values.shape)
-
-
 def clipped(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """The clipped surrogate loss of each token: Schulman et al. (2017), equation 7, negated."""
     ratio = torch.exp(log_ratio)

@@ -1,173 +1,215 @@
 """Learning from what was collected beforehand: comparisons, verdicts and demonstrations."""
 
-from typing import ClassVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rlkit.alignment.losses import KTO, Labelled, PairLoss, Pairs
-from rlkit.alignment.tables import (
-    TablePolicy,
-    improve,
-    knowledge,
-    measure,
-    reference_policy,
-    respond,
-    rows,
-)
+from rlkit.alignment.agents import AlignmentAgent, Learner
+from rlkit.alignment.knowledge import choose_rows, collected, either, join, rows
+from rlkit.alignment.losses import Labelled, LabelLoss, PairLoss, Pairs
+from rlkit.alignment.training import improve
 from rlkit.protocol import Spec, Tree
 from rlkit.random import Rng
-from rlkit.tokens import Responses, log_probability, walk
+from rlkit.tokens import Responses
 from rlkit.tokens.problem import Data
-from rlkit.validation import check_integer, check_real
+from rlkit.validation import check_integer
 
 
-class OfflineAgent:
+class OfflineAgent(AlignmentAgent):
     """What agents that learn from collected data share; they add fields and `learn`."""
 
-    source: ClassVar[str] = "pairs"  # what it learns from: "pairs" or "demonstrations"
-    needs: ClassVar[tuple[str, ...]] = ("tokens",)
-    compilable: ClassVar[bool] = False
-
-    # Fields of every such agent.
-    beta: float
-    batch: int
-    rate: float
+    # Field of every such agent: responses that are written each step, to be looked at.
     responses: int
 
-    def check(self) -> None:
+    @property
+    def source(self) -> str:
+        """What it learns from: "pairs", "demonstrations" or their "outcomes"."""
+        return "pairs"
+
+    def check(self, least: int = 1) -> None:
         """Refuse shared fields outside their range."""
-        check_real("beta", self.beta, 0, open_low=True)
-        check_integer("batch", self.batch, 1)
-        check_real("rate", self.rate, 0, open_low=True)
+        super().check(least)
         check_integer("responses", self.responses, 2)
 
-    def initial(self, spec: Spec, rng: Rng) -> TablePolicy:
+    def initial(self, spec: Spec, rng: Rng) -> Learner:
         """The reference.
 
         Raises:
             ValueError: there is nothing to learn from.
         """
-        collected(spec, self.source)
-        return reference_policy(spec)
+        collected(spec, "pairs" if self.source == "pairs" else "demonstrations")
+        return super().initial(spec, rng)
 
     def act(
-        self, spec: Spec, state: TablePolicy, observation: Tree, rng: Rng
-    ) -> tuple[Responses, TablePolicy]:
+        self, spec: Spec, state: Learner, observation: Tree, rng: Rng
+    ) -> tuple[Responses, Learner]:
         """Responses of the present policy; learning does not use them."""
-        return respond(spec, state.table, self.responses, rng), state
+        return self.respond(spec, state, self.responses, rng), state
 
-    def diagnostics(self, spec: Spec, state: TablePolicy) -> dict[str, Tensor]:
-        """Exact gold reward, divergence, entropy and gap `[N]`."""
-        return measure(spec, state.table, self.beta)
+    def learn_from_pairs(self, spec: Spec, state: Learner, loss: PairLoss, rng: Rng) -> Learner:
+        """A step on comparisons drawn with replacement."""
+        data = collected(spec, "pairs")
+        index = rng.integers("pair", data.preferred.shape[1], self.batch)
+        wins = choose_rows(data.preferred, index) > 0.5
+        first, second = rows(data.first, index), rows(data.second, index)
+        return self.prefer(spec, state, loss, either(wins, first, second),
+                           either(wins, second, first))  # fmt: skip
+
+    def prefer(
+        self, spec: Spec, state: Learner, loss: PairLoss, chosen: Responses, rejected: Responses
+    ) -> Learner:
+        """A step on pairs of a preferred and another response."""
+        both, model = join(chosen, rejected), self.model
+        known = model.reference(spec, both).sum(-1).chunk(2, 1)
+        length = model.mask(spec, both).sum(-1).clamp(min=1).chunk(2, 1)
+
+        def total(parameters: Tree) -> Tensor:
+            score = self.score(spec, parameters, both).chunk(2, 1)
+            return loss(Pairs(*score, *known, *length)).mean(1)
+
+        return state._replace(policy=improve(state.policy, total, self.rate))
+
+    def learn_from_contrasts(self, spec: Spec, state: Learner, loss: PairLoss, rng: Rng) -> Learner:
+        """A step on demonstrations to one prompt of which the first was rewarded more.
+
+        Raises:
+            ValueError: a replica without such a pair.
+        """
+        data = collected(spec, "demonstrations")
+        better, worse = draw_contrasts(contrasts(data), self.batch, rng)
+        chosen, rejected = (rows(data.demonstration, index) for index in (better, worse))
+        return self.prefer(spec, state, loss, chosen, rejected)
+
+    def learn_from_verdicts(self, spec: Spec, state: Learner, loss: LabelLoss, rng: Rng) -> Learner:
+        """A step on single responses of comparisons, the preferred ones desirable."""
+        data = collected(spec, "pairs")
+        index = rng.integers("pair", data.preferred.shape[1], self.batch)
+        use_first = rng.integers("side", 2, self.batch) == 0
+        shown = either(use_first, rows(data.first, index), rows(data.second, index))
+        good = choose_rows(data.preferred, index) > 0.5
+        return self.judge(spec, state, loss, shown, good == use_first)
+
+    def learn_from_outcomes(
+        self, spec: Spec, state: Learner, loss: LabelLoss, least: float, balanced: bool, rng: Rng
+    ) -> Learner:
+        """A step on demonstrations, desirable if their observed reward is `least` or more.
+
+        Args:
+            spec: of a token MDP.
+            state: to be improved.
+            loss: of single responses.
+            least: outcome of a desirable one.
+            balanced: draw desirable and other ones equally often, where there are both.
+            rng: of the draws "demonstration" and "side".
+        """
+        data = collected(spec, "demonstrations")
+        good = data.outcome >= least
+        index = draw_outcomes(good, self.batch, balanced, rng)
+        shown = rows(data.demonstration, index)
+        return self.judge(spec, state, loss, shown, good.gather(1, index))
+
+    def judge(
+        self, spec: Spec, state: Learner, loss: LabelLoss, shown: Responses, desirable: Tensor
+    ) -> Learner:
+        """A step on responses with a verdict `[N, B]`.
+
+        The baseline estimates the divergence by the mean log-ratio of each response read as an
+        answer to its neighbour's prompt, floored at zero.
+        """
+        model = self.model
+        crossed = model.read(spec, shown.prompt, shown.token.roll(1, 1))
+        with torch.no_grad():
+            ratio = self.log_ratio(spec, state.policy.parameters, crossed).sum(-1)
+        ratio = torch.where(torch.isfinite(ratio), ratio, 0.0)  # illegal after the other prompt
+        baseline = ratio.mean(1, keepdim=True).clamp(min=0).expand_as(ratio)
+        known = model.reference(spec, shown).sum(-1)
+
+        def total(parameters: Tree) -> Tensor:
+            score = self.score(spec, parameters, shown)
+            return loss(Labelled(score, known, desirable.to(score.dtype), baseline)).mean(1)
+
+        return state._replace(policy=improve(state.policy, total, self.rate))
+
+    def imitate(self, spec: Spec, state: Learner, rng: Rng, least: float | None = None) -> Learner:
+        """A step of maximum likelihood on demonstrations drawn with replacement.
+
+        Args:
+            spec: of a token MDP.
+            state: to be improved.
+            rng: of the draw "demonstration".
+            least: demonstrations whose observed reward is below this are left out; None: none is.
+        """
+        data = collected(spec, "demonstrations")
+        index = rng.integers("demonstration", data.outcome.shape[1], self.batch)
+        shown, outcome = rows(data.demonstration, index), choose_rows(data.outcome, index)
+        weight = torch.ones_like(outcome) if least is None else (outcome >= least).to(outcome)
+        count = weight.sum(1).clamp(min=1)
+
+        def total(parameters: Tree) -> Tensor:
+            return -(weight * self.score(spec, parameters, shown)).sum(1) / count
+
+        return state._replace(policy=improve(state.policy, total, self.rate))
 
 
-def collected(spec: Spec, what: str) -> Data:
-    """The data of the problem.
+class Contrasts(NamedTuple):
+    """Demonstrations in the order of prompt and outcome, and which of them beat which."""
 
-    Args:
-        spec: of a token MDP.
-        what: "pairs" or "demonstrations", of which there must be one at least.
+    order: Tensor  # [N, M] int64 demonstrations, by prompt and then by outcome
+    start: Tensor  # [N, M] int64 where in the order those begin that each one beats
+    beaten: Tensor  # [N, M] int64 how many those are, in a row
+
+
+def contrasts(data: Data) -> Contrasts:
+    """Pairs of demonstrations to one prompt with different outcomes, success against failure.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there is none in some replica.
     """
-    data = knowledge(spec).data
-    count = (data.preferred if what == "pairs" else data.outcome).shape[1]
-    if count == 0:
-        raise ValueError(f"{what} = 0: the agent learns from them; accepted: [1, inf)")
-    return data
-
-
-def score(table: Tensor, responses: Responses) -> Tensor:
-    """Log-probability of whole responses `[N, B]`."""
-    return log_probability(table, responses).sum(-1)
-
-
-def choose_rows(values: Tensor, index: Tensor) -> Tensor:
-    """`values` `[N, M]` at `index` `[N, B]`."""
-    return values.gather(1, index)
-
-
-def learn_from_pairs(
-    spec: Spec, policy: TablePolicy, loss: PairLoss, batch: int, rate: float, rng: Rng
-) -> TablePolicy:
-    """A step on `batch` comparisons drawn with replacement."""
-    data, reference = collected(spec, "pairs"), knowledge(spec).automaton.reference
-    index = rng.integers("pair", data.preferred.shape[1], batch)
-    first, second = rows(data.first, index), rows(data.second, index)
-    wins = choose_rows(data.preferred, index) > 0.5
-    length = torch.full_like(wins, first.token.shape[-1], dtype=reference.dtype)
-    known = score(reference, first), score(reference, second)
-
-    def total(table: Tensor) -> Tensor:
-        a, b = score(table, first), score(table, second)
-        pairs = Pairs(
-            torch.where(wins, a, b),
-            torch.where(wins, b, a),
-            torch.where(wins, known[0], known[1]),
-            torch.where(wins, known[1], known[0]),
-            length,
-            length,
+    rank = torch.argsort(data.outcome, dim=1, stable=True)
+    prompt = data.demonstration.prompt
+    order = rank.gather(1, torch.argsort(prompt.gather(1, rank), dim=1, stable=True))
+    asked, paid = prompt.gather(1, order), data.outcome.gather(1, order)
+    begins = torch.ones_like(asked, dtype=torch.bool)
+    new = asked[:, 1:] != asked[:, :-1]
+    start = first_of_run(torch.cat([begins[:, :1], new], 1))
+    tied = torch.cat([begins[:, :1], new | (paid[:, 1:] != paid[:, :-1])], 1)
+    beaten = first_of_run(tied) - start
+    empty = (beaten.sum(1) == 0).nonzero()
+    if len(empty):
+        raise ValueError(
+            f"replica {int(empty[0])}: no two demonstrations to one prompt differ in outcome; "
+            f"accepted: one such pair at least"
         )
-        return loss(pairs).mean(1)
-
-    return improve(policy, total, rate)
+    return Contrasts(order, start, beaten)
 
 
-def imitate(
-    spec: Spec, policy: TablePolicy, batch: int, rate: float, rng: Rng, least: float | None = None
-) -> TablePolicy:
-    """A step of maximum likelihood on `batch` demonstrations drawn with replacement.
-
-    Args:
-        spec: of a token MDP.
-        policy: to be improved.
-        batch: demonstrations a step.
-        rate: step size.
-        rng: of the draw "demonstration".
-        least: demonstrations whose observed reward is below this are left out; None: none is.
-    """
-    data = collected(spec, "demonstrations")
-    index = rng.integers("demonstration", data.outcome.shape[1], batch)
-    shown = rows(data.demonstration, index)
-    weight = torch.ones_like(choose_rows(data.outcome, index))
-    if least is not None:
-        weight = (choose_rows(data.outcome, index) >= least).to(weight.dtype)
-    count = weight.sum(1).clamp(min=1)
-
-    def total(table: Tensor) -> Tensor:
-        return -(weight * score(table, shown)).sum(1) / count
-
-    return improve(policy, total, rate)
+def first_of_run(begins: Tensor) -> Tensor:
+    """Where the run of each place began, `[N, M]` int64; `begins` `[N, M]` marks beginnings."""
+    place = torch.arange(begins.shape[1], device=begins.device).expand(begins.shape)
+    return torch.where(begins, place, torch.zeros_like(place)).cummax(1).values
 
 
-def learn_from_verdicts(
-    spec: Spec, policy: TablePolicy, loss: KTO, batch: int, rate: float, rng: Rng
-) -> TablePolicy:
-    """A step on `batch` single responses of comparisons, the preferred ones desirable.
+def draw_contrasts(pairs: Contrasts, count: int, rng: Rng) -> tuple[Tensor, Tensor]:
+    """The better and the worse demonstration of `count` pairs, `[N, count]`, all equally likely."""
+    total = pairs.beaten.cumsum(1)
+    u = rng.uniform("contrast", count, dtype=torch.float64)
+    drawn = (u * total[:, -1:]).long().contiguous()
+    better = torch.searchsorted(total, drawn, right=True)
+    within = drawn - (total - pairs.beaten).gather(1, better)
+    worse = pairs.start.gather(1, better) + within
+    return pairs.order.gather(1, better), pairs.order.gather(1, worse)
 
-    The baseline estimates the divergence by the mean log-ratio of each response read as an answer
-    to its neighbour's prompt, floored at zero.
-    """
-    data, reference = collected(spec, "pairs"), knowledge(spec).automaton.reference
-    index = rng.integers("pair", data.preferred.shape[1], batch)
-    side = rng.integers("side", 2, batch)
-    first, second = rows(data.first, index), rows(data.second, index)
-    good = choose_rows(data.preferred, index) > 0.5
-    use_first = side == 0
-    desirable = (good == use_first).to(reference.dtype)
 
-    def pick(a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(use_first.reshape(*use_first.shape, *[1] * (a.dim() - 2)), a, b)
-
-    shown = Responses(*(pick(a, b) for a, b in zip(first, second, strict=True)))
-    crossed = walk(knowledge(spec).automaton, shown.prompt, shown.token.roll(1, 1))
-    ratio = score(policy.table, crossed) - score(reference, crossed)
-    baseline = ratio.mean(1, keepdim=True).clamp(min=0).expand_as(ratio)
-    known = score(reference, shown)
-
-    def total(table: Tensor) -> Tensor:
-        return loss(Labelled(score(table, shown), known, desirable, baseline)).mean(1)
-
-    return improve(policy, total, rate)
+def draw_outcomes(good: Tensor, count: int, balanced: bool, rng: Rng) -> Tensor:
+    """Demonstrations `[N, count]` int64, half of them from `good` `[N, M]` if `balanced`."""
+    size = good.shape[1]
+    if not balanced:
+        return rng.integers("demonstration", size, count)
+    wanted = rng.integers("side", 2, count) == 1
+    order = torch.argsort(good.long(), dim=1, stable=True)  # the others first
+    bad = (~good).sum(1, keepdim=True)
+    wanted = torch.where((bad > 0) & (bad < size), wanted, bad == 0)
+    low, high = torch.where(wanted, bad, 0), torch.where(wanted, size, bad)
+    u = rng.uniform("demonstration", count, dtype=torch.float64)
+    return order.gather(1, low + (u * (high - low)).long())

@@ -20,9 +20,11 @@ from rlkit.alignment.advantages import (
     group_normalised,
     leave_one_out,
     suffix_sum,
-    whiten,
 )
-from rlkit.alignment.tables import TablePolicy, improve, measure, reference_policy
+from rlkit.alignment.measures import estimate, measure
+from rlkit.alignment.policies import TablePolicy
+from rlkit.alignment.proximal import at_the_end, whiten
+from rlkit.alignment.training import improve, start_training
 from rlkit.envs.bandits.bernoulli import BernoulliBandit
 from rlkit.envs.tokens.lock import TokenLock
 from rlkit.envs.tokens.tree import TokenTree
@@ -78,21 +80,50 @@ def test_generalised_advantages_telescope_at_lambda_one_and_are_errors_at_zero()
     torch.testing.assert_close(short, reward + 0.9 * after - value)
 
 
-def test_whitening_is_per_replica():
-    values = torch.tensor(np.random.default_rng(2).normal(3, 2, size=(3, 4, 5)))
-    white = whiten(values).flatten(1)
-    torch.testing.assert_close(white.mean(1), torch.zeros(3).double())
-    torch.testing.assert_close(white.var(1), torch.ones(3).double(), rtol=1e-6, atol=1e-6)
+def test_whitening_is_per_replica_and_over_counted_tokens():
+    random = np.random.default_rng(2)
+    values = torch.tensor(random.normal(3, 2, size=(3, 4, 5)))
+    mask = torch.tensor(random.uniform(size=(3, 4, 5)) < 0.7)
+    white = whiten(values, mask.double())
+    for replica in range(3):
+        counted = white[replica][mask[replica]]
+        assert counted.mean().item() == pytest.approx(0, abs=1e-12)
+        assert counted.var(unbiased=False).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_the_reward_is_paid_at_the_last_token_before_the_padding():
+    mask = torch.tensor([[[1.0, 1, 1, 0, 0], [1, 1, 1, 1, 1]]])
+    paid = at_the_end(mask, torch.tensor([[2.0, 3.0]]))
+    assert paid.tolist() == [[[0, 0, 2, 0, 0], [0, 0, 0, 0, 3]]]
 
 
 def test_a_step_of_one_replica_does_not_depend_on_the_others():
     spec, _known = setting(TokenTree())
-    policy = reference_policy(spec)
-    weight = torch.tensor(np.random.default_rng(3).normal(size=policy.logits.shape))
-    all_of_them = improve(policy, lambda table: (weight * table).sum((1, 2, 3)), 0.1)
-    first = TablePolicy(policy.logits[:1], start_adam(policy.logits[:1]))
-    alone = improve(first, lambda table: (weight[:1] * table).sum((1, 2, 3)), 0.1)
-    assert torch.equal(all_of_them.logits[:1], alone.logits)
+    start = TablePolicy().start(spec, None)
+    weight = torch.tensor(np.random.default_rng(3).normal(size=start.shape))
+
+    def loss(logits):
+        return (weight[: len(logits)] * torch.log_softmax(logits, -1)).sum((1, 2, 3))
+
+    all_of_them = improve(start_training(start), loss, 0.1).parameters
+    alone = improve(start_training(start[:1]), loss, 0.1).parameters
+    assert not torch.equal(alone, start[:1])
+    assert torch.equal(all_of_them[:1], alone)
+
+
+def test_estimates_of_a_policy_agree_with_what_is_exact():
+    problem, n = TokenTree(), 2
+    spec, known = setting(problem, n)
+    rng = np.random.default_rng(8)
+    policy = TablePolicy()
+    logits = torch.tensor(rng.normal(size=known.automaton.reference.shape))
+    exact = measure(spec, policy.table(logits), 0.4)
+    # 40 batches of draws, one a replica number.
+    many = [estimate(spec, policy, logits, torch.arange(n) + n * i, 0.4) for i in range(40)]
+    for name, value in exact.items():
+        seen = torch.stack([batch[name] for batch in many])
+        error = seen.std(0) / 40**0.5
+        assert ((seen.mean(0) - value).abs() <= 4 * error + 1e-12).all(), name
 
 
 def exact_gradient(known, table, beta):
@@ -108,8 +139,9 @@ def test_rloo_estimates_the_exact_gradient_without_bias():
     logits = known.automaton.reference + torch.tensor(
         np.random.default_rng(4).normal(size=known.automaton.reference.shape)
     )
-    state = TablePolicy(logits, start_adam(logits))
     agent = RLOO(beta=beta, batch=batch, group=4)
+    state = agent.initial(spec, Rng(5, "initial", torch.arange(2)))
+    state = state._replace(policy=start_training(logits))
     written, _ = agent.act(spec, state, None, Rng(5, "act", torch.arange(2)))
     instance = problem.instance(Rng(1, "instance", torch.arange(2)))
     scored = problem.transition(instance, None, written, Rng(5, "env", torch.arange(2)))
@@ -118,9 +150,9 @@ def test_rloo_estimates_the_exact_gradient_without_bias():
         spec, state, Transition(None, written, None, None, None, None, scored.feedback),
         Rng(5, "learn", torch.arange(2)),
     )  # fmt: skip
-    estimate = -after.adam.mean / 0.1
-    exact = exact_gradient(known, state.table, beta)
-    assert (estimate - exact).abs().max() < 0.02 < exact.abs().max() / 5
+    sampled = -after.policy.adam[0].mean / 0.1
+    exact = exact_gradient(known, logits, beta)
+    assert (sampled - exact).abs().max() < 0.02 < exact.abs().max() / 5
 
 
 def test_given_tokens_get_no_gradient():
@@ -135,8 +167,8 @@ def test_given_tokens_get_no_gradient():
     after = agent.learn(
         spec, state, Transition(None, written, None, None, None, None, feedback), rng
     )
-    assert torch.equal(after.policy.logits[:, 0], state.policy.logits[:, 0])
-    assert not torch.equal(after.policy.logits[:, 1:], state.policy.logits[:, 1:])
+    assert torch.equal(after.policy.parameters[:, 0], state.policy.parameters[:, 0])
+    assert not torch.equal(after.policy.parameters[:, 1:], state.policy.parameters[:, 1:])
 
 
 def test_dr_po_without_resets_is_ppo_bit_for_bit():
@@ -167,11 +199,12 @@ def test_oreo_is_at_rest_at_the_optimum_whatever_the_data():
     best = soft_optimum(known.automaton, known.rewards, beta)
     agent = OREO(beta=beta, alpha=0.0)
     start = agent.initial(spec, Rng(0, "initial", torch.arange(4)))
-    policy = TablePolicy(best.policy, start_adam(best.policy))
-    state = start._replace(policy=policy, value=best.value[:, :-1])
+    state = start._replace(
+        policy=start_training(best.policy), critic=start_training(best.value[:, :-1])
+    )
     after = agent.learn(spec, state, None, Rng(0, "learn", torch.arange(4)))
-    assert after.policy.adam.mean.abs().max() < 1e-12
-    assert after.adam.mean.abs().max() < 1e-12
+    for trained in (after.policy, after.critic):
+        assert trained.adam[0].mean.abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("step", [1, 2, None])
@@ -185,9 +218,10 @@ def test_oreo_finds_policy_and_value_of_the_optimum(step):
     state, spec = loop.groups[0].carry.agent, loop.groups[0].spec
     known = spec.known.tokens
     best = soft_optimum(known.automaton, known.rewards, beta)
-    assert sequence_kl(known.automaton, state.policy.table, best.policy).max() < 1e-3
+    table = agent.model.table(state.policy.parameters)
+    assert sequence_kl(known.automaton, table, best.policy).max() < 1e-3
     value = best.value[:, 0, :1]
-    assert (state.value[:, 0, :1] - value).abs().max() < 1e-2
+    assert (state.critic.parameters[:, 0, :1] - value).abs().max() < 1e-2
 
 
 def test_response_level_equals_token_level_for_one_token():
@@ -223,7 +257,8 @@ def test_imitation_of_successes_finds_the_posterior_of_the_reference():
     loop.advance(200)
     state, spec = loop.groups[0].carry.agent, loop.groups[0].spec
     known = spec.known.tokens
-    reward = evaluate(known.automaton, known.rewards, state.table, 1.0).reward
+    table = agent.model.table(state.policy.parameters)
+    reward = evaluate(known.automaton, known.rewards, table, 1.0).reward
     assert (reward > 0.97).all()
 
 
