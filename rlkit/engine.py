@@ -161,6 +161,7 @@ class Advance(NamedTuple):
     ended: Tensor  # [N] bool, either of the two
     final: Tensor  # [N, ...] successor before autoreset
     feedback: Tree
+    successor: Tree  # the problem's state that `final` observes
 
 
 class BatchedEnv(gymnasium.vector.VectorEnv[Tensor, Tensor, Tensor]):
@@ -330,12 +331,13 @@ class BatchedEnv(gymnasium.vector.VectorEnv[Tensor, Tensor, Tensor]):
             ended,
             final,
             out.feedback,
+            out.state,
         )
 
     def _carry_on(self, out: Step, final: Tensor) -> Advance:
         """No episode ended."""
         self.state, no = out.state, self._never
-        return Advance(final, out.reward, out.discount, no, no, no, final, out.feedback)
+        return Advance(final, out.reward, out.discount, no, no, no, final, out.feedback, out.state)
 
     def _check_action(self, action: Tensor) -> None:
         space = self.spec_.action

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -43,7 +43,19 @@ class Learner(NamedTuple):
     q: Tensor  # [N, H, S, A] float64 action values in use, replica dimension innermost in memory
 
 
-Backup = Callable[[Tensor, Any], tuple[Tensor, Tensor]]
+class Holder(Protocol):
+    """What acting reads of a learner's state."""
+
+    @property
+    def episode(self) -> Episode:
+        """The running episode."""
+
+    @property
+    def q(self) -> Tensor:
+        """Action values in use `[N, H, S, A]`."""
+
+
+Backup = Callable[..., tuple[Tensor, Tensor]]
 Planner = Callable[[Spec, Experience, Rng], Tensor]  # action values [N, H, S, A]
 
 
@@ -65,7 +77,7 @@ def start(spec: Spec, rng: Rng, plan: Planner, staged: bool = False) -> Learner:
     return Learner(experience, start_episode(spec, rng), q)
 
 
-def act(spec: Spec, learner: Learner, observation: Tensor, rng: Rng) -> Tensor:
+def act(spec: Spec, learner: Holder, observation: Tensor, rng: Rng) -> Tensor:
     """The best action `[N]` of the plan, ties broken uniformly."""
     (states, actions), n = sizes(spec), rng.n
     first = (learner.episode.stage * states + observation) * (actions * n)
@@ -86,14 +98,29 @@ def learn(
         return learner._replace(episode=restart(episode, batch.last))
     if not bool(batch.last.any()):
         return learner._replace(episode=episode)
-    experience = absorb(learner.experience, episode, batch)
     if bool(batch.last.all()):
-        q = replicas_innermost(plan(spec, experience, rng))
-    else:
-        rows = batch.last.nonzero().squeeze(1)
-        part = tree_map(lambda leaf: leaf[rows], experience)
-        few = plan(some(spec, rows), part, replace(rng, replica=rng.replica[rows]))
-        q = learner.q.movedim(0, -1).index_copy(-1, rows, few.movedim(0, -1)).movedim(-1, 0)
+        return turn(spec, learner, episode, batch, rng, plan)
+    experience = absorb(learner.experience, episode, batch)
+    rows = batch.last.nonzero().squeeze(1)
+    part = tree_map(lambda leaf: leaf[rows], experience)
+    few = plan(some(spec, rows), part, replace(rng, replica=rng.replica[rows]))
+    q = learner.q.movedim(0, -1).index_copy(-1, rows, few.movedim(0, -1)).movedim(-1, 0)
+    return Learner(experience, restart(episode, batch.last), q)
+
+
+def renew(
+    spec: Spec, learner: Learner, batch: Transition, rng: Rng, plan: Planner, staged: bool = False
+) -> Learner:
+    """`learn` for a step that ends the episode of every replica; it may be compiled."""
+    return turn(spec, learner, extend(spec, learner.episode, batch, staged), batch, rng, plan)
+
+
+def turn(
+    spec: Spec, learner: Learner, episode: Episode, batch: Transition, rng: Rng, plan: Planner
+) -> Learner:
+    """The learner with a plan for the next episode of every replica, given all of this one."""
+    experience = absorb(learner.experience, episode, batch)
+    q = replicas_innermost(plan(spec, experience, rng))
     return Learner(experience, restart(episode, batch.last), q)
 
 
@@ -107,29 +134,37 @@ def some(spec: Spec, rows: Tensor) -> Spec:
     return replace(spec, known=spec.known._replace(reward=reward, model=model))
 
 
-def backward(horizon: int, one: Backup, value: Tensor) -> Tensor:
+def backward(horizon: int, one: Backup, value: Tensor, *staged: Tensor) -> Tensor:
     """Action values `[N, H, S, A]` of the stages, from the last to the first.
 
     Args:
         horizon: steps of an episode.
-        one: from values `[N, S]` of the next stage and the number of stages left, this one
-            included, to action values `[N, S, A]` and values of the stage.
+        one: from values `[N, S]` of the next stage, the number of stages left, this one included,
+            and what is `staged`, to action values `[N, S, A]` and values of the stage.
         value: `[N, S]` after the last stage.
+        staged: `[N, H, ...]`, of which `one` is given its stage, `[N, ...]`.
     """
     if torch.compiler.is_compiling():  # unrolled, the stages would be compiled one by one
         from torch._higher_order_ops.scan import scan
 
-        def body(value: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
-            q, before = one(value, left)
+        def body(value: Tensor, stage: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+            left, *own = stage
+            q, before = one(value, left, *(leaf.movedim(-1, 0) for leaf in own))
             return before.clone(), q.movedim(0, -1).clone()
 
-        stages = torch.arange(1, horizon + 1, device=value.device)
+        lefts = torch.arange(1, horizon + 1, device=value.device)
+        stages = (lefts, *(leaf.movedim(0, -1).flip(0) for leaf in staged))
         return scan(body, value.clone(), stages)[1].flip(0).movedim(-1, 0)
     table = []
     for left in range(1, horizon + 1):
-        q, value = one(value, left)
+        q, value = one(value, left, *(leaf[:, -left] for leaf in staged))
         table.append(q)
     return stacked(table)
+
+
+def stages(horizon: int, *tables: Tensor) -> tuple[Tensor, ...]:
+    """Tables `[N, H * S, ...]`, stage by stage, as `[N, H, S, ...]`."""
+    return tuple(table.unflatten(1, (horizon, -1)) for table in tables)
 
 
 def solution(model: Dense, horizon: int) -> Tensor:

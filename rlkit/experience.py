@@ -104,8 +104,9 @@ def empty(spec: Spec, rng: Rng, stages: int = 1) -> Experience:
             f"of {rows * actions * states} numbers a replica; accepted: up to {LARGEST}"
         )
     visits = zeros(rng, states, rows, actions, dtype=torch.float64).movedim(1, -1)
-    pairs = zeros(rng, rows, actions, dtype=torch.float64)
-    return Experience(visits, pairs, pairs, pairs, zeros(rng, states, dtype=torch.bool))
+    # Three tensors: code compiled for one that is three would not serve the next episode.
+    count, reward, square = (zeros(rng, rows, actions, dtype=torch.float64) for _ in range(3))
+    return Experience(visits, count, reward, square, zeros(rng, states, dtype=torch.bool))
 
 
 def start_episode(spec: Spec, rng: Rng) -> Episode:

@@ -161,7 +161,9 @@ class Agent(Protocol):
 
     An agent may also define `diagnostics(spec, state) -> dict[str, Tensor]`, read at record
     points only; and `episodic = True` where `learn` depends on data only in that it plans when an
-    episode ends, so that the other steps of an episode may be compiled.
+    episode ends, so that the other steps of an episode may be compiled. If it then also defines
+    `renew(spec, state, batch, rng)`, which is `learn` for a step that ends every replica's episode
+    and depends on data nowhere, such steps are compiled too, plans and all.
     """
 
     needs: ClassVar[tuple[str, ...]]  # names of `Known` fields without which it cannot run

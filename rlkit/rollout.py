@@ -3,13 +3,15 @@
 Three tiers run the same `engine.step`: eager operations; random words drawn in compiled blocks
 with eager dynamics ("words"); a compiled scan of K steps on the CPU ("compiled") or a CUDA graph
 of K compiled steps ("graph"). Agents that plan between episodes are compiled within them, and so
-are their plans where they offer it. Results do not depend on the chunk length K, nor on how many
-replicas share the run; groups of one fixed size make that hold for batched linear algebra too.
+the steps that end episodes where they offer it. Results do not depend on the chunk length K, nor
+on how many replicas share the run; groups of one fixed size make that hold for batched linear
+algebra too.
 """
 
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,7 +70,9 @@ class Group:
         """What the steps read and never change."""
         return self.instance, self.spec.known, () if self.limit is None else self.limit
 
-    def step(self, fixed: Tree, carry: Carry, time: Any, streams: Streams) -> Carry:
+    def step(
+        self, fixed: Tree, carry: Carry, time: Any, streams: Streams, renew: bool = False
+    ) -> Carry:
         """`engine.step` on this group's problem and agent; `fixed` may be another group's."""
         instance, known, limit = fixed
         bare = self.spec
@@ -77,7 +81,9 @@ class Group:
         )
         limit = None if self.limit is None else limit
         run = self.run
-        return engine.step(run.problem, run.agent, spec, instance, limit, carry, time, streams)
+        return engine.step(
+            run.problem, run.agent, spec, instance, limit, carry, time, streams, renew
+        )
 
     def eager(self, carry: Carry, time: int, count: int) -> Carry:
         """`count` steps as ordinary operations."""
@@ -117,30 +123,33 @@ class Rollout:
         self.grid = record_grid(run.steps)
         self.chunk = largest_chunk(run.steps) if chunk is None else chunk
         self.tier = "eager" if run.tier == "auto" else run.tier
-        self.within = self._within_episodes()
+        self.episode = self._episode_length()
+        tiers.keep_freed_memory()
         starts = range(run.first_replica, run.first_replica + run.replicas, run.group)
         with torch.no_grad():
             self.groups = [Group(run, first) for first in starts]
+        self._close: tiers.FastChunk | None = None
+        self._fast = self._fast_tier()
+        self._close = self._closing()
         self._share_cache()
-        self._trusted, self._fast = False, self._fast_tier()
 
-    def _within_episodes(self) -> bool:
-        """Whether chunks are all of an episode but its last step, in which the agent plans."""
+    def _episode_length(self) -> int | None:
+        """Where chunks are all of an episode but its last step, in which the agent plans."""
         limit = self.run.problem.horizon if self.run.time_limit is None else self.run.time_limit
         if self.tier != "compiled" or not getattr(self.run.agent, "episodic", False):
-            return False
+            return None
         if not isinstance(limit, int) or limit < 3:
-            return False
+            return None
         self.chunk = limit - 1
-        return True
+        return limit
 
     def _share_cache(self) -> None:
         """With many groups each keeps fewer words, or they would outgrow the state."""
         share = CACHED // len(self.groups)
-        fast = self.tier == "words" or self.within
+        fast = self.tier == "words" or self.episode is not None
         draw = tiers.CompiledWords() if fast else None
         for group in self.groups:
-            if self.within:
+            if self.episode is not None and self._close is None:
                 group.kernels = tiers.CompiledKernels(group.replica)
             if draw is None:
                 group.prefetch = Prefetch(limit=min(1 << 18, share))
@@ -150,7 +159,7 @@ class Rollout:
     def _fast_tier(self) -> tiers.FastChunk | None:
         if self.tier not in ("compiled", "graph"):
             return None
-        if self.chunk == 1 or not (self.run.agent.compilable or self.within):
+        if self.chunk == 1 or not (self.run.agent.compilable or self.episode):
             self.tier = "eager"
             return None
         if torch.device(self.run.device).type != {"compiled": "cpu", "graph": "cuda"}[self.tier]:
@@ -158,7 +167,14 @@ class Rollout:
         if not all(tiers.same_constants(self.groups[0].told, g.told) for g in self.groups[1:]):
             self._fall_back("the spec differs between groups in more than tensors of NamedTuples")
             return None
-        return tiers.FastChunk(self.groups[0].step, self.run.seed, self.chunk, self.within)
+        return tiers.FastChunk(self.groups[0].step, self.run.seed, self.chunk, self.episode)
+
+    def _closing(self) -> tiers.FastChunk | None:
+        """The last step of an episode, where the agent plans in a way that can be compiled."""
+        if self._fast is None or self.episode is None or not hasattr(self.run.agent, "renew"):
+            return None
+        step = partial(self.groups[0].step, renew=True)
+        return tiers.FastChunk(step, self.run.seed, 1, self.episode)
 
     @torch.no_grad()
     def advance(self, until: int) -> None:
@@ -177,40 +193,54 @@ class Rollout:
 
     def _span(self, time: int, until: int) -> int:
         """Length of the next chunk: whole chunks where they fit, else single steps."""
-        length = self.chunk + self.within  # the step that ends an episode is eager
+        length = self.episode or self.chunk
         aligned = time % length == 0 and time > 0
         return self.chunk if aligned and until - time >= self.chunk else 1
 
     def _run(self, group: Group, time: int, count: int) -> Carry:
-        if self._fast is None or count == 1:
+        fast = self._fast if count > 1 else None
+        if self.episode is not None and (time + 1) % self.episode == 0:
+            fast = self._close
+        if fast is None:
             return group.eager(group.carry, time, count)
         try:
-            carry, given_up = self._fast(group.fixed, group.carry, time, group.replica)
+            carry, given_up = fast(group.fixed, group.carry, time, group.replica)
         except RuntimeError as error:  # the compiler's errors, and CUDA's while a graph is captured
-            what = "a chunk" if self._trusted else "compilation"
-            self._fall_back(f"{what} failed: {tiers.first_line(error)}")
+            what = "a chunk" if fast.trusted else "compilation"
+            self._fall_back(f"{what} failed: {tiers.first_line(error)}", fast)
             return group.eager(group.carry, time, count)
         if given_up:
-            if self.within:
+            carry = group.eager(group.carry, time, count)
+            if self.episode and bool((carry.elapsed != (time + count) % self.episode).any()):
                 self._fall_back("episodes end at different times")
-            return group.eager(group.carry, time, count)
-        if not self._trusted:
-            return self._verify(group, carry, time, count)
+        elif not fast.trusted:
+            return self._verify(group, carry, time, count, fast)
         return carry
 
-    def _verify(self, group: Group, carry: Carry, time: int, count: int) -> Carry:
-        """Trust the fast tier if its first chunk agrees with the eager one."""
+    def _verify(
+        self, group: Group, carry: Carry, time: int, count: int, fast: tiers.FastChunk
+    ) -> Carry:
+        """Trust a chunk if its first result agrees with the eager one."""
         expected = group.eager(group.carry, time, count)
         share = tiers.disagreement(carry, expected, self.run.group)
         if share > tiers.NEAR_TIES:
-            self._fall_back(f"{share:.1%} of replicas differ from the eager tier")
+            self._fall_back(f"{share:.1%} of replicas differ from the eager tier", fast)
             return expected
-        self._trusted = True
+        fast.trusted = True
         return carry
 
-    def _fall_back(self, reason: str) -> None:
-        self.tier, self._fast = "eager", None
-        warnings.warn(f"tier {self.run.tier!r} is not used: {reason}", RuntimeWarning, stacklevel=2)
+    def _fall_back(self, reason: str, chunk: tiers.FastChunk | None = None) -> None:
+        """Without the steps that close episodes where `chunk` is those, else to eager steps."""
+        what = f"tier {self.run.tier!r} is"
+        if chunk is not None and chunk is self._close:
+            what = "compiled ends of episodes are"
+        else:
+            self.tier, self._fast = "eager", None
+        if self._close is not None:
+            for group in self.groups:
+                group.kernels = tiers.CompiledKernels(group.replica)
+        self._close = None
+        warnings.warn(f"{what} not used: {reason}", RuntimeWarning, stacklevel=2)
 
     @torch.no_grad()
     def record(self) -> dict[str, Tensor]:

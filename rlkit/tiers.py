@@ -82,11 +82,17 @@ class FastChunk:
         step: `(fixed, carry, time, streams) -> carry`, pure.
         seed: of the run; an input of the compiled code, which therefore serves every seed.
         length: steps a call.
-        within: whether the steps must lie within an episode: the flag is raised if one ends.
+        episode: length that every episode must have: the flag is raised if one has another.
+
+    Attributes:
+        trusted: whether a call was found to agree with eager steps.
     """
 
-    def __init__(self, step: StepFunction, seed: int, length: int, within: bool = False) -> None:
-        self._step, self._seed, self._length, self._within = step, seed, length, within
+    def __init__(
+        self, step: StepFunction, seed: int, length: int, episode: int | None = None
+    ) -> None:
+        self._step, self._seed, self._length, self._episode = step, seed, length, episode
+        self.trusted = False
         self._run: Callable[..., Leaves] | None = None
         self._moving: list[bool] = []
 
@@ -103,6 +109,8 @@ class FastChunk:
             kept = zip(tree_leaves(after), leaves, strict=True)
             self._moving = [new is not old for new, old in kept]
             build = graph_chunk if device.type == "cuda" else scan_chunk
+            if self._length == 1:
+                build = single_step
             self._run = build(self._one(fixed_leaves, fixed_structure, structure), self._length)
         moving, still = split(leaves, self._moving)
         flag = torch.zeros((), dtype=torch.bool, device=device)
@@ -128,8 +136,8 @@ class FastChunk:
             carry = tree_unflatten(join(state[:-1], inputs[:count], self._moving), structure)
             after = self._step(tree, carry, time, streams)
             flag = state[-1]
-            if self._within:
-                flag = flag | (after.elapsed == 0).any()
+            if self._episode is not None:
+                flag = flag | (after.elapsed != (time + 1) % self._episode).any()
             for left in rejected:
                 flag = flag | left
             return [*split(tree_leaves(after), self._moving)[0], flag]
@@ -161,6 +169,11 @@ def scan_chunk(one: Callable[..., Leaves], length: int) -> Callable[..., Leaves]
         return list(scan(body, leaves, start + torch.arange(length))[0])
 
     return compiled(run)
+
+
+def single_step(one: Callable[..., Leaves], length: int) -> Callable[..., Leaves]:
+    """One compiled step, without the scan."""
+    return compiled(one)
 
 
 def graph_chunk(one: Callable[..., Leaves], length: int) -> Callable[..., Leaves]:
@@ -305,6 +318,16 @@ class CompiledKernels:
 
     def _refuse(self, reason: str) -> None:
         warnings.warn(f"compiled kernels are not used: {reason}", RuntimeWarning, stacklevel=2)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed blocks of up to 31 MiB for the next step.
+
+    By default glibc hands blocks of megabytes back to the system, which clears their pages again
+    at the next step: up to a third of its time. Having freed one such block, it keeps smaller
+    ones (`M_MMAP_THRESHOLD` in mallopt(3)). No page of it is touched.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,12 +1,12 @@
 """Randomised least-squares value iteration for tables."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from rlkit.episodic import Learner, act, best, expectations, learn, stacked, start
+from rlkit.episodic import Learner, act, backward, best, expectations, learn, renew, stages, start
 from rlkit.experience import Experience, episode_length, sizes
 from rlkit.protocol import Spec, Transition
 from rlkit.random import Rng
@@ -59,18 +59,25 @@ class RLSVI:
         """New action values where an episode ended."""
         return learn(spec, state, batch, rng, self.plan, self.stage_dependent)
 
+    def renew(self, spec: Spec, state: Learner, batch: Transition, rng: Rng) -> Learner:
+        """`learn` where the episode of every replica ended."""
+        return renew(spec, state, batch, rng, self.plan, self.stage_dependent)
+
     def plan(self, spec: Spec, experience: Experience, rng: Rng) -> Tensor:
         """Action values `[N, H, S, A]` drawn backward over the stages."""
         horizon, (states, actions) = episode_length(spec), sizes(spec)
         count = self.ridge + experience.count
         kernel, reward = experience.visits / count[..., None], experience.reward / count
         normal = rng.normal("value", horizon, states, actions, dtype=torch.float64)
-        table, value = [], torch.zeros_like(experience.ended, dtype=torch.float64)
-        expected = [expectations(part) for part in kernel.split(states, 1)]
-        width, reward = (x.split(states, 1) for x in (self.sigma / torch.sqrt(count), reward))
-        for stage in reversed(range(horizon)):
-            own = stage if self.stage_dependent else 0
-            mean = reward[own] + expected[own](value)
-            table.append(mean + width[own] * normal[:, stage])
-            value = best(table[-1]) * experience.goes_on
-        return stacked(table)
+        tables = (kernel, reward, self.sigma / torch.sqrt(count))
+        shared = None if self.stage_dependent else expectations(kernel)
+
+        def one(value: Tensor, left: Any, normal: Tensor, *own: Tensor) -> tuple[Tensor, Tensor]:
+            kernel, reward, width = own or tables
+            mean = reward + (shared or expectations(kernel))(value)
+            q = mean + width * normal
+            return q, best(q) * experience.goes_on
+
+        staged = () if shared else stages(horizon, *tables)
+        value = torch.zeros_like(experience.goes_on)
+        return backward(horizon, one, value, normal, *staged)

@@ -16,9 +16,11 @@ from rlkit.episodic import (
     learn,
     log_term,
     optimism_range,
+    renew,
+    stages,
     start,
 )
-from rlkit.experience import Experience, episode_length, sizes
+from rlkit.experience import Experience, episode_length
 from rlkit.protocol import Spec, Transition
 from rlkit.random import Rng
 from rlkit.registry import agent
@@ -86,26 +88,25 @@ class UCBVI:
         """New upper bounds where an episode ended."""
         return learn(spec, state, batch, rng, self.plan, self.stage_dependent)
 
+    def renew(self, spec: Spec, state: Learner, batch: Transition, rng: Rng) -> Learner:
+        """`learn` where the episode of every replica ended."""
+        return renew(spec, state, batch, rng, self.plan, self.stage_dependent)
+
     def plan(self, spec: Spec, experience: Experience, rng: Rng) -> Tensor:
         """Upper bounds of the action values `[N, H, S, A]`."""
-        if self.stage_dependent:
-            return self.optimistic(spec, experience)
         return rng.fused(
             "plan", lambda _, *leaves: self.optimistic(spec, Experience(*leaves)), *experience
         )
 
     def optimistic(self, spec: Spec, experience: Experience) -> Tensor:
         """Backward induction with the bonus, `[N, H, S, A]`."""
-        horizon, states = episode_length(spec), sizes(spec)[0]
-        bounds = self.bounds(spec, experience)
-        parts = [[leaf.split(states, 1) for leaf in bounds], experience.kernel.split(states, 1)]
-        rows = [
-            (Bounds(*leaves), expectations(kernel))
-            for *leaves, kernel in zip(*parts[0], parts[1], strict=True)
-        ]
+        horizon = episode_length(spec)
+        bounds, kernel = self.bounds(spec, experience), experience.kernel
+        shared = None if self.stage_dependent else expectations(kernel)
 
-        def one(value: Tensor, left: Any) -> tuple[Tensor, Tensor]:
-            bound, expected = rows[-left if self.stage_dependent else 0]
+        def one(value: Tensor, left: Any, *own: Tensor) -> tuple[Tensor, Tensor]:
+            bound = bounds if shared else Bounds(*own[1:])
+            expected = shared or expectations(own[0])
             mean = expected(value)
             upper = bound.level + mean
             if self.bonus == "stage":
@@ -117,7 +118,8 @@ class UCBVI:
             q = torch.minimum(upper, torch.as_tensor(left * self.reward_max).to(upper))
             return q, best(q) * experience.goes_on
 
-        return backward(horizon, one, torch.zeros_like(experience.goes_on))
+        staged = () if shared else stages(horizon, kernel, *bounds)
+        return backward(horizon, one, torch.zeros_like(experience.goes_on), *staged)
 
     def bounds(self, spec: Spec, experience: Experience) -> "Bounds":
         """What the bonus owes to the numbers of visits alone."""

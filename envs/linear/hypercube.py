@@ -34,7 +34,7 @@ class Hypercube(TabularProblem):
 
     dimension: int = 4  # d, the actions are 2**(d - 1) corners, in 2 .. 13
     margin: float = 0.02  # size of every entry of mu, > 0
-    chance: float = 1 / 6  # mean probability of the good state, in (0, 1)
+    chance: float = 0.16666666666666666  # mean probability of the good state, in (0, 1)
     horizon: int = 10  # steps of an episode, >= 2
 
     reward_bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from rlkit.models import Dense, Model
-from rlkit.planning.layout import blocks, leading, writer
+from rlkit.planning.layout import Matrix, blocks, leading, writer
 from rlkit.planning.policies import check_policy
 from rlkit.validation import check_integer, check_real
 
@@ -37,7 +38,7 @@ def backward_induction(
     Raises:
         ValueError: `horizon` below 1; a row that is no distribution; names state and action.
     """
-    return sweep(model, horizon, lambda q, rows, stage: q.amax(-1), leading(model), cap, check)
+    return sweep(model, horizon, None, leading(model), cap, check)
 
 
 def finite_policy_value(model: Model | Dense, policy: Tensor, horizon: int) -> Plan:
@@ -77,7 +78,7 @@ def stages(policy: Tensor, horizon: int, size: tuple[int, int]) -> Tensor:
 def sweep(
     model: Model | Dense,
     horizon: int,
-    best: Best,
+    best: Best | None,
     lead: tuple[int, ...],
     cap: float | None = None,
     check: bool = True,
@@ -87,7 +88,7 @@ def sweep(
     Args:
         model: shared or of `N` replicas.
         horizon: steps, >= 1.
-        best: value `[B, S]` of `q` `[B, S, A]`, given rows and stage.
+        best: value `[B, S]` of `q` `[B, S, A]`, given rows and stage; None: the largest.
         lead: `(N,)`, or `()` for a single result.
         cap: as in `backward_induction`.
         check: as in `backward_induction`.
@@ -103,13 +104,20 @@ def sweep(
     for rows, _, backup in blocks(model, count, check):
         following = value[horizon, rows]
         write = writer(backup, rows.stop - rows.start)
-        for stage in reversed(range(horizon)):
-            q = table[stage, rows]
-            write(following, q)
+        parts = zip(
+            range(horizon), table[:, rows].unbind(0), value[:-1, rows].unbind(0), strict=True
+        )
+        for stage, q, now in reversed(list(parts)):
+            if stage == horizon - 1 and isinstance(backup, Matrix):
+                q.copy_(backup.reward)  # nothing follows: one product saved
+            else:
+                write(following, q)
             if cap is not None:
                 q.clamp_(max=cap * (horizon - stage))
-            following = best(q, rows, stage)
-            value[stage, rows] = following
+            if best is None:
+                following = torch.amax(q, -1, out=now)
+            else:
+                following = now.copy_(best(q, rows, stage))
     if not lead:
         return Plan(value[:, 0], table[:, 0])
     return Plan(value.movedim(0, 1), table.movedim(0, 1))

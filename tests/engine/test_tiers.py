@@ -70,6 +70,7 @@ class Spoilt:
 
     def __init__(self, loop, share=0.0, given_up=False):
         self.loop, self.share, self.given_up, self.calls = loop, share, given_up, 0
+        self.trusted = False
 
     def __call__(self, fixed, carry, time, replica):
         self.calls += 1
@@ -129,6 +130,9 @@ def test_compiled_steps_within_episodes_leave_the_eager_results(agent):
         loop = Rollout(Run(RiverSwim(horizon=7), agent, 210, 200, seed=4, group=200, tier=tier))
         loop.advance(210)
         assert loop.tier == tier
+        closes = tier == "compiled" and hasattr(agent, "renew")
+        assert (loop._close is not None) == closes
+        assert not closes or (loop._fast.trusted and loop._close.trusted)
         return loop.record()["regret"]
 
     differ = (regret("compiled") - regret("eager")).abs() > 1e-6
