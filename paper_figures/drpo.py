@@ -91,7 +91,7 @@ def summaries(ax: Axes, data: Data) -> None:
     ax.set(xlabel="KL(policy || reference) of a response, nats", ylabel="gold reward")
     ax.set(title="(c) summaries")
     ax.set_xlim(left=0)
-    ax.set_ylim(bottom=-0.45)
+    ax.set_ylim(bottom=-0.75)
     ax.legend(loc="lower right", ncols=2)
 
 

@@ -91,19 +91,19 @@ class TokenLock(TokenProblem):
         return TokenTask(automaton, Rewards(token, final), sound=sound)
 
     def demonstrate(self, task: TokenTask, rng: Rng) -> Responses:
-        """Responses of the reference, of which some have their keys set right."""
+        """Responses of the reference, of which some have their keys set right; the rest stays."""
         automaton = task.automaton
         written = sample(automaton, automaton.reference, self.demonstrations, rng.child("shown"))
         keeps = automaton.successor[:, :, ALIVE] == ALIVE
         right = keeps.long().argmax(-1)[:, None].expand(written.token.shape)
         shape = written.token.shape[1:]
-        token = written.token
+        token, key = written.token, self.keys().to(rng.device)
         if self.accuracy is not None:
             hit = rng.uniform("hit", *shape) < self.accuracy
             # A miss is any of the other tokens.
             miss = rng.integers("miss", self.vocabulary - 1, *shape)
             miss = miss + (miss >= right).long()
-            token = torch.where(self.keys().to(rng.device), torch.where(hit, right, miss), token)
+            token = torch.where(key, torch.where(hit, right, miss), token)
         chosen = rng.uniform("perfect", self.demonstrations) < self.perfect
-        token = torch.where(chosen[..., None], right, token)
+        token = torch.where(chosen[..., None] & key, right, token)
         return walk(automaton, written.prompt, token)

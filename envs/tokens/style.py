@@ -142,7 +142,8 @@ class TokenStyle(TokenProblem):
         missing = (hit.repeat_interleave(1 << self.topics, 1) & ~state) != 0
         words = self.vocabulary - 1
         logits = self.reference_std * rng.normal("model", words, dtype=torch.float64)
-        law = torch.softmax(logits[:, None] + self.attention * missing[..., :words], -1)
+        lean = self.attention * missing[..., :words].double()
+        law = torch.softmax(logits[:, None] + lean, -1)
         end = torch.full_like(law[..., :1], self.stop)
         open_ = torch.cat([law * (1 - self.stop), end], -1)
         pad = torch.zeros_like(open_[:, :1]).expand(-1, self.topics + 1, -1).clone()

@@ -13,8 +13,8 @@ from rlkit.adapters import render
 from rlkit.adapters.arrays import flat_rows, flat_space, to_numpy
 from rlkit.engine import BatchedEnv
 from rlkit.grids import Scene
-from rlkit.legality import check_legal
-from rlkit.protocol import Discrete, Instance, Problem
+from rlkit.legality import check_legal, legal_actions
+from rlkit.protocol import Discrete, Instance, Problem, Tree
 from rlkit.validation import check_choice
 
 
@@ -89,11 +89,12 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         if pictured and (seed is not None or self._tally is None):
             self._tally = render.Tally(self._actions)
         self._running = True
-        return self._view(observation), self._masks()
+        return self._view(observation), self._masks(self.batch.state)
 
-    def _masks(self) -> dict[str, Any]:
-        """Legal actions as Gymnasium's `Discrete.sample` takes them, int8."""
-        return {k: to_numpy(v[0]).astype(np.int8) for k, v in self.batch.masks().items()}
+    def _masks(self, state: Tree) -> dict[str, Any]:
+        """Legal actions in a state as Gymnasium's `Discrete.sample` takes them, int8."""
+        masks = legal_actions(self.problem, self.batch.instance, state)
+        return {k: to_numpy(v[0]).astype(np.int8) for k, v in masks.items()}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take an action; `info` holds the discount and the problem's diagnostics.
@@ -115,7 +116,7 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         info = {"discount": float(done.discount), **{k: float(v) for k, v in gains.items()}}
         if self._tally is not None:
             self._tally.add(int(action), reward)
-        info |= self._masks()
+        info |= self._masks(done.successor)
         terminated, truncated = bool(done.terminated), bool(done.truncated)
         self._running = not (terminated or truncated)
         return self._view(done.final), reward, terminated, truncated, info

@@ -67,8 +67,8 @@ class Encoder:
         """Number of a prompt.
 
         Raises:
-            ValueError: it has no token, holds the end token, or leaves no room for the horizon in
-                the model's context; names the place.
+            ValueError: it has no token, or leaves no room for the horizon in the model's context;
+                names the place.
         """
         if text not in self.numbers:
             room = self.language.context - self.horizon

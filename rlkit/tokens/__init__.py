@@ -35,7 +35,6 @@ from rlkit.tokens.references import policy_of_law as policy_of_law
 from rlkit.tokens.search import Beams as Beams
 from rlkit.tokens.search import beam_search as beam_search
 from rlkit.tokens.search import greedy as greedy
-from rlkit.tokens.search import sampled_beam_search as sampled_beam_search
 from rlkit.tokens.sequences import Responses as Responses
 from rlkit.tokens.sequences import every_response as every_response
 from rlkit.tokens.sequences import first_error as first_error

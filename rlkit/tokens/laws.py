@@ -57,7 +57,7 @@ def reward_law(
     end = (level + (final - final.min())[..., None]).clamp(max=count - 1)
     index = end[:, None].expand(n, prompts, states, count).flatten(2)
     total = torch.zeros(n, prompts, count, dtype=law.dtype, device=law.device)
-    return (level + low) * step, total.scatter_add(2, index, law)
+    return (level + low).to(law.dtype) * step, total.scatter_add(2, index, law)
 
 
 def win_rate(first: Tensor, second: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def best_of_responses(reward: Tensor, law: Tensor, count: int) -> Tensor:
     """Law of the best of `count` responses, ties broken at random; `[..., L]`.
 
     A level of reward has mass `F**n - G**n`, `F` and `G` the masses up to and below it, and is
-    shared in the proportions of `law`.
+    shared in the proportions of `law`: `F**n - G**n = (F - G) (F**(n-1) + F**(n-2) G + ...)`.
 
     Args:
         reward: of each response `[..., L]`.
@@ -101,9 +101,12 @@ def best_of_responses(reward: Tensor, law: Tensor, count: int) -> Tensor:
     value = reward.contiguous()
     up_to = padded.gather(-1, torch.searchsorted(ordered, value, right=True))
     below = padded.gather(-1, torch.searchsorted(ordered, value))
-    high, low = (torch.exp(count * torch.log(x)) for x in (up_to, below))
-    share = torch.where(law > 0, law / (up_to - below), torch.zeros_like(law))
-    return share * (high - low)
+    # Not as a quotient: responses of tiny probability have `F = G` in floating point.
+    total, power = torch.ones_like(law), torch.ones_like(law)
+    for _ in range(count - 1):
+        power = power * below
+        total = total * up_to + power
+    return law * total
 
 
 def divergence(first: Tensor, second: Tensor) -> Tensor:
@@ -124,4 +127,6 @@ def pass_at_k(chance: Tensor, prompt: Tensor, count: int) -> Tensor:
         ValueError: `count` below 1.
     """
     check_integer("count", count, 1)
-    return -(prompt * torch.expm1(count * torch.log1p(-chance))).sum(1)
+    # Sums of probabilities may exceed 1 by a rounding.
+    failure = torch.log1p(-chance.clamp(max=1))
+    return -(prompt * torch.expm1(count * failure)).sum(1)

@@ -19,7 +19,7 @@ from rlkit.tokens.data import check_data, check_responses
 from rlkit.tokens.facade import state_after
 from rlkit.tokens.oracle import gaps
 from rlkit.tokens.references import best_policy
-from rlkit.tokens.sequences import Responses, generate, returns, walk
+from rlkit.tokens.sequences import Responses, at_tokens, generate, returns, walk
 from rlkit.tokens.sequences import prompts as prompts
 from rlkit.tokens.sequences import sample as sample
 from rlkit.tokens.task import TokenKnowledge as TokenKnowledge
@@ -260,9 +260,9 @@ class TokenProblem:
         tables: TokenTables = instance.replica
         known = tables.knowledge
         if isinstance(action, Responses):
-            gold = returns(known.rewards, action)
-            best = (gold >= tables.best[:, None] - OPTIMAL).float().mean(1)
-            return {"regret": tables.best - gold.mean(1), "optimal": best}
+            lost = at_tokens(tables.gap, action).sum(-1)
+            gold = returns(known.rewards, action).mean(1)
+            return {"regret": tables.best - gold, "optimal": (lost <= OPTIMAL).float().mean(1)}
         token = legal_token(known.automaton, state, action)
         row = torch.arange(len(token), device=token.device)
         gap = tables.gap[row, state.time, state.state, token]
@@ -286,7 +286,7 @@ class TokenProblem:
 
 
 def check_means(rewards: Rewards) -> None:
-    """Refuse gold rewards that cannot be the mean of an observed 0 or 1."""
+    """Refuse rewards that cannot be the mean of an observed 0 or 1."""
     low, high = float(rewards.final.min()), float(rewards.final.max())
     if low < 0 or high > 1 or bool((rewards.token != 0).any()):
         raise ValueError(

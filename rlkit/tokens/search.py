@@ -1,11 +1,10 @@
-"""Search for likely or valuable responses with tabular policies: greedy, beams, guided beams."""
+"""Search for likely or valuable responses with tabular policies: greedy, and beams."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rlkit.random import Rng
 from rlkit.tokens.automaton import Automaton
 from rlkit.tokens.sequences import Responses
 from rlkit.validation import check_integer
@@ -104,57 +103,3 @@ def beam_search(
 def greedy(automaton: Automaton, policy: Tensor) -> Responses:
     """The likeliest token at every step, to each prompt: `[N, X]`."""
     return beam_search(automaton, policy, 1).best
-
-
-def sampled_beam_search(
-    automaton: Automaton,
-    policy: Tensor,
-    value: Tensor,
-    width: int,
-    rng: Rng,
-    step_start: Tensor | None = None,
-    proposals: int | None = None,
-) -> Beams:
-    """Value-guided search over reasoning steps.
-
-    Wang et al. (2024), "Offline reinforcement learning for LLM multi-step reasoning", section 4.4:
-    each of `width` prefixes is continued by a step in several ways, drawn from the policy, and the
-    prefixes of the highest value stay.
-
-    Args:
-        automaton: the token MDP.
-        policy: log-probabilities `[N, H, Z, V]`.
-        value: `[N, H + 1, Z]`, or `[N, H, Z]` of states before a token: whole responses are then
-            ranked by the state before their last token.
-        width: prefixes kept, >= 1.
-        rng: of the draw "beam".
-        step_start: `[N, H]` 1 where a step begins, the same in every replica; None: everywhere.
-        proposals: continuations of each prefix, >= 1; None: as many as prefixes.
-
-    Raises:
-        ValueError: `width` or `proposals` below 1.
-    """
-    count = width if proposals is None else proposals
-    check_integer("width", width, 1)
-    check_integer("proposals", count, 1)
-    prompts, horizon = automaton.origin.shape[1], automaton.horizon
-    starts = [True] * horizon if step_start is None else (step_start[0] > 0).tolist()
-    u = rng.uniform("beam", prompts, width * count, horizon, dtype=policy.dtype)
-    path = automaton.origin[..., None, None]
-    token = path[..., :0]
-    for time in range(horizon):
-        if time == 0 or starts[time]:
-            path = path.repeat_interleave(width * count if time == 0 else count, 2)
-            token = token.repeat_interleave(width * count if time == 0 else count, 2)
-        cdf = torch.cumsum(at_states(policy[:, time], path[..., -1]).exp(), -1)
-        ahead = u[:, :, : path.shape[2], time, None] * cdf[..., -1:]
-        fresh = (ahead >= cdf).sum(-1).clamp(max=automaton.vocabulary - 1)
-        after = at_states(automaton.successor[:, time], path[..., -1])
-        after = after.gather(-1, fresh[..., None])
-        token, path = torch.cat([token, fresh[..., None]], -1), torch.cat([path, after], -1)
-        if time + 1 == horizon or starts[time + 1]:
-            seen = min(time + 1, value.shape[1] - 1)
-            score = at_states(value[:, seen], path[..., seen])
-            order = best_first(score, width)
-            token, path, score = (kept(order, leaf) for leaf in (token, path, score))
-    return Beams(token, path, score)

@@ -90,7 +90,7 @@ def log_probability(policy: Tensor, responses: Responses) -> Tensor:
 
 
 def returns(rewards: Rewards, responses: Responses) -> Tensor:
-    """Gold reward of each response, `[N, B]`."""
+    """Sum of the rewards of each response, `[N, B]`."""
     paid = at_tokens(rewards.token, responses).sum(-1)
     return paid + rewards.final.gather(1, responses.state[..., -1])
 

@@ -23,10 +23,11 @@ from rlkit.alignment.advantages import (
 )
 from rlkit.alignment.measures import estimate, measure
 from rlkit.alignment.policies import TablePolicy
-from rlkit.alignment.proximal import at_the_end, whiten
+from rlkit.alignment.proximal import at_the_end, own_tokens, whiten
 from rlkit.alignment.training import improve, start_training
 from rlkit.envs.bandits.bernoulli import BernoulliBandit
 from rlkit.envs.tokens.lock import TokenLock
+from rlkit.envs.tokens.style import TokenStyle
 from rlkit.envs.tokens.tree import TokenTree
 from rlkit.optimizers import descend, start_adam
 from rlkit.protocol import Transition
@@ -190,6 +191,28 @@ def test_resets_continue_demonstrations():
         same = (written.token[replica, :, None] == shown[replica]) | ~begun[replica, :, None]
         assert same.all(-1).any(-1).all()
     assert set(written.given.unique().tolist()) == set(range(6))
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_resets_leave_a_token_of_the_demonstration_to_write(official):
+    problem = TokenStyle(stop=0.4, demonstrations=200)  # most responses end early
+    spec, _known = setting(problem)
+    agent, rng = (
+        DRPO(share=1.0, batch=4000, official_lengths=official),
+        Rng(7, "act", torch.arange(4)),
+    )
+    written, _ = agent.act(spec, agent.initial(spec, rng), None, rng)
+    mask = agent.model.mask(spec, written)
+    lone = (written.given == 1) & (mask.sum(-1) == 1)  # ends with the first token, all there is
+    own = (mask * own_tokens(written)).sum(-1)
+    assert ((own > 0) | (lone & official)).all()
+    assert (written.given >= int(official)).all()
+    tokens = torch.tensor([[3] * 4000] * 4)
+    drawn = agent.lengths(tokens, rng.child("more"))
+    share = torch.bincount(drawn.flatten(), minlength=4) / 16_000
+    each = 1 / (3 - official)
+    expected = torch.tensor([each * (not official), each, each, 0.0])
+    assert (share - expected).abs().max() < 0.02
 
 
 def test_oreo_is_at_rest_at_the_optimum_whatever_the_data():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import rlkit  # noqa: F401
+from rlkit.adapters.single import SingleEnv
 from rlkit.engine import BatchedEnv
 from rlkit.envs.tokens.chain import TokenChain
 from rlkit.envs.tokens.door import TokenDoor
@@ -126,6 +127,11 @@ def test_single_environments_start_from_prefixes_too():
         ({"prompt": 0, "prefix": [1, 12]}, "token 12 at position 1 of row 0; accepted: 0 .. 9"),
         ({"prompt": 0, "prefix": [1] * 9}, "row 0 has 9 tokens"),
         ({"prompt": 0, "prefix": [1] * 8}, "prefix of 8 tokens ends the response"),
+        ({"promt": 1}, "option = 'promt' unknown; did you mean 'prompt'"),
+        ({"prompt": 1.7}, r"prompt = 1\.7; accepted: an integer"),
+        ({"prompt": 0, "prefix": [0.9]}, r"prefix = \[0\.9\]; accepted: a list of integers"),
+        ({"prompt": 0, "prefix": "12"}, "prefix = '12'; accepted: a list of integers"),
+        ({"prompt": 0, "prefix": 3}, "prefix = 3; accepted: a list of integers"),
     ],
 )
 def test_prefixes_that_cannot_go_on_are_refused(options, message):
@@ -164,6 +170,27 @@ def test_illegal_tokens_are_refused_by_environments_and_read_as_legal_by_the_eng
     one = gymnasium.make("rlkit/TokenStyle-v0").unwrapped
     one.reset(seed=0)
     assert one.batch.masks()["action_mask"].all()
+
+
+def test_legal_tokens_after_a_time_limit_are_those_of_the_last_observation():
+    env = SingleEnv(Muted(keys=1, vocabulary=4), max_episode_steps=2)
+    env.reset(seed=0)
+    env.step(0)
+    _, _, terminated, truncated, info = env.step(0)
+    assert truncated and not terminated
+    assert info["action_mask"].tolist() == [1, 0, 1, 1]
+    assert env.reset()[1]["action_mask"].tolist() == [1, 1, 1, 1]
+
+
+def test_prefixes_may_be_tensors_and_arrays():
+    env = gymnasium.make("rlkit/TokenStyle-v0")
+    env.reset(seed=0)
+    seen = [
+        env.reset(options={"prompt": prompt, "prefix": prefix})[0]
+        for prompt, prefix in ((1, [2, 3]), (np.int64(1), np.array([2, 3])))
+    ]
+    seen.append(env.reset(options={"prompt": 1, "prefix": torch.tensor([2, 3])})[0])
+    assert len(set(seen)) == 1
 
 
 def test_the_reference_played_token_by_token_earns_its_exact_reward():

@@ -7,7 +7,7 @@ from rlkit.engine import BatchedEnv
 from rlkit.envs.tokens.lock import TokenLock
 from rlkit.envs.tokens.tree import TokenTree
 from rlkit.random import Rng
-from rlkit.tokens import evaluate, returns, soft_optimum, walk
+from rlkit.tokens import evaluate, every_response, returns, soft_optimum, walk
 from rlkit.tokens.problem import sample
 
 PROBLEMS = [
@@ -69,6 +69,26 @@ def test_demonstrations_have_the_asked_quality():
     hits = right[~right.all(-1)].double().mean()
     assert abs(hits - (0.8 - 0.8**12) / (1 - 0.8**12)) < 0.01
     assert torch.equal(known.data.outcome, right.all(-1).double())
+
+
+def test_perfect_demonstrations_are_the_references_at_free_steps():
+    usual, perfect = (
+        drawn(TokenLock(4, 4, key_every=2, decoy=None, perfect=share))[1].data.demonstration.token
+        for share in (0.0, 1.0)
+    )
+    assert torch.equal(usual[..., 1::2], perfect[..., 1::2])
+    assert (perfect[:, :, ::2] == perfect[:, :1, ::2]).all()
+
+
+def test_a_response_is_optimal_if_it_is_the_best_to_its_own_prompt():
+    instance, known = drawn(TokenTree(2, 3, prompts=4))
+    every = every_response(known.automaton)
+    told = TokenTree(2, 3, prompts=4).diagnostics(instance, None, every)
+    assert torch.allclose(told["optimal"], torch.full((5,), 1 / 9))
+    top = returns(known.rewards, every).reshape(5, 4, 9).argmax(-1)
+    prompt = torch.arange(4).expand(5, -1)
+    best = walk(known.automaton, prompt, every.token[0, :9][top])
+    assert (TokenTree(2, 3, prompts=4).diagnostics(instance, None, best)["optimal"] == 1).all()
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)

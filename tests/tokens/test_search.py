@@ -29,7 +29,6 @@ from rlkit.tokens import (
     response_coverage,
     returns,
     reward_law,
-    sampled_beam_search,
     sequence_kl,
     soft_optimum,
     state_coverage,
@@ -124,33 +123,6 @@ def test_few_proposals_leave_out_unlikely_tokens():
     assert torch.equal(free.best.token[..., 0], value[:, 1].argmax(-1, keepdim=True))
 
 
-def test_sampled_guided_search_gains_with_its_width():
-    known = drawn(TokenChain(4, 3, "full", competence=0.4), 300)
-    value = state_values(known.automaton, known.rewards, known.automaton.reference)
-    success = []
-    for width in (1, 2, 4, 7):
-        rng = Rng(2, "act", torch.arange(300))
-        found = sampled_beam_search(
-            known.automaton, known.automaton.reference, value, width, rng, known.step_start
-        )
-        assert found.token.shape == (300, 4, width, 12)
-        assert torch.equal(found.score, found.score.sort(-1, descending=True).values)
-        success.append(returns(known.rewards, found.best).mean().item())
-    exact = (known.automaton.prompt * by_prompt(known.automaton, value)).sum(1)
-    assert abs(success[0] - exact.mean()) < 4 * math.sqrt(0.25 / 1200)
-    assert success[0] < success[1] < success[2] <= success[3]
-    assert success[3] > 0.9
-
-
-def test_sampled_search_ranks_whole_responses_by_a_value_before_the_last_token():
-    known = drawn(TokenChain(4, 2, "full"), 50)
-    value = state_values(known.automaton, known.rewards, known.automaton.reference)[:, :-1]
-    found = sampled_beam_search(known.automaton, known.automaton.reference, value, 4,
-                                Rng(2, "act", torch.arange(50)), known.step_start)  # fmt: skip
-    row = torch.arange(50)[:, None, None]
-    torch.testing.assert_close(found.score, value[row, -1, found.state[..., -2]])
-
-
 def test_the_best_of_n_follows_its_law():
     reward = torch.tensor([[0.0, 1.0, 1.0, -2.0, 3.0]])
     law = torch.tensor([[0.1, 0.2, 0.25, 0.3, 0.15]]).double()
@@ -164,6 +136,15 @@ def test_the_best_of_n_follows_its_law():
                 brute[i] += chance / len(ties)
         found = best_of_responses(reward, law, count)
         assert found[0].tolist() == pytest.approx(brute.tolist(), abs=1e-12)
+
+
+def test_the_best_of_n_of_very_unlikely_responses_is_a_law():
+    reward = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
+    for tiny in (1e-16, 1e-20, 1e-300):
+        law = torch.tensor([0.5, tiny, 0.5], dtype=torch.float64)
+        for count, expected in ((1, [0.5, tiny, 0.5]), (4, [0.0625, 0.5 * tiny, 0.9375])):
+            found = best_of_responses(reward, law, count)
+            assert found.tolist() == pytest.approx(expected, rel=1e-12, abs=0)
 
 
 def test_the_divergence_of_the_best_of_n_stays_below_its_bound():
@@ -205,6 +186,11 @@ def test_pass_at_k_is_the_chance_of_one_success():
         assert pass_at_k(chance, prompt, count).item() == pytest.approx(expected)
     with pytest.raises(ValueError, match="count = 0"):
         pass_at_k(chance, prompt, 0)
+
+
+def test_pass_at_k_bears_a_sure_success_that_rounds_above_one():
+    chance = torch.tensor([[1 + 2.0**-52]], dtype=torch.float64)
+    assert pass_at_k(chance, torch.ones(1, 1), 4).item() == 1
 
 
 def test_divergence_estimates_have_their_means_and_gradients():

@@ -271,6 +271,12 @@ def style_paths(problem, known, row, prompt, policy):
     return np.array(out)
 
 
+def test_the_model_leans_to_topics_by_its_attention_to_the_last_digit():
+    known = drawn(TokenStyle(reference_std=0.0, attention=0.3))[1]
+    law = known.automaton.reference[:, 0, 0, :-1].exp()
+    assert (law.amax(-1) / law.amin(-1)).tolist() == pytest.approx([math.exp(0.3)] * N, rel=1e-14)
+
+
 def test_padding_costs_nothing():
     problem = TokenStyle(4, 2, 1, 1, 2, 2, truncation=-0.3)
     _, known = drawn(problem)
