@@ -1,6 +1,7 @@
 """What figures on token MDPs share: the problem behind a run, and its exact front."""
 
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def draw_front(ax: Axes, cell: Cell) -> None:
     ax.plot(kl, reward, color=PALETTE["black"], linestyle="--", linewidth=1, label="exact front")
 
 
-def path(ax: Axes, cell: Cell, label: str, colour: str, **line: object) -> None:
+def path(ax: Axes, cell: Cell, label: str, colour: str, **line: Any) -> None:
     """Mean divergence and gold reward during a run; the point is its end, with intervals."""
     kl, reward = cell.metric("kl"), cell.metric("gold_reward")
     ax.plot(kl.mean(1), reward.mean(1), color=colour, **line)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rlkit.alignment.agents import AlignmentAgent, Learner
 from rlkit.alignment.knowledge import knowledge, rows
-from rlkit.alignment.measures import look
+from rlkit.alignment.measures import look, successes
 from rlkit.alignment.selection import (
     best_of,
     best_of_verdicts,
@@ -108,7 +108,7 @@ class BestOfN(AlignmentAgent):
             "gap": (known.automaton.start * value).sum(1) - gold + self.beta * bound,
         }
         if not bool(known.sound.all()):
-            end = known.sound.gather(1, kept.state[..., -1])
+            end = successes(known).gather(1, kept.state[..., -1])
             measured["success"] = end.double().mean(1)
         return measured
 

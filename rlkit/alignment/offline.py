@@ -51,10 +51,14 @@ class OfflineAgent(AlignmentAgent):
         """A step on comparisons drawn with replacement."""
         data = collected(spec, "pairs")
         index = rng.integers("pair", data.preferred.shape[1], self.batch)
-        wins = choose_rows(data.preferred, index) > 0.5
+        wins = self.verdicts(choose_rows(data.preferred, index), rng)
         first, second = rows(data.first, index), rows(data.second, index)
         return self.prefer(spec, state, loss, either(wins, first, second),
                            either(wins, second, first))  # fmt: skip
+
+    def verdicts(self, label: Tensor, rng: Rng) -> Tensor:
+        """Whether the first response wins, `[N, B]`; of a tie, label 1/2, either alike."""
+        return rng.uniform("verdict", label.shape[1], dtype=label.dtype) < label
 
     def prefer(
         self, spec: Spec, state: Learner, loss: PairLoss, chosen: Responses, rejected: Responses
@@ -87,7 +91,7 @@ class OfflineAgent(AlignmentAgent):
         index = rng.integers("pair", data.preferred.shape[1], self.batch)
         use_first = rng.integers("side", 2, self.batch) == 0
         shown = either(use_first, rows(data.first, index), rows(data.second, index))
-        good = choose_rows(data.preferred, index) > 0.5
+        good = self.verdicts(choose_rows(data.preferred, index), rng)
         return self.judge(spec, state, loss, shown, good == use_first)
 
     def learn_from_outcomes(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlkit.alignment.knowledge import knowledge
+from rlkit.alignment.measures import successes
 from rlkit.protocol import Spec
 from rlkit.tokens import Automaton, Rewards, log_probability, returns, soft_optimum, walk
 
@@ -27,7 +28,7 @@ class Classes(NamedTuple):
     score: Tensor  # what is compared
     gold: Tensor  # mass times mean gold reward
     log_law: Tensor  # mass times mean log-probability
-    sound: Tensor  # probability of one without mistake
+    sound: Tensor  # probability of a successful one
 
 
 def kl_bound(count: int) -> float:
@@ -80,7 +81,7 @@ def by_level(spec: Spec, score: Rewards, level: Tensor) -> Classes:
     total = score.final[..., None] + (rise + least.sum()).double() * GRID
     wide = total[:, None].expand(shape).flatten(2)
     final = known.rewards.final[:, None, :, None].expand(shape).flatten(2)
-    sound = known.sound[:, None, :, None].expand(shape).flatten(2)
+    sound = successes(known)[:, None, :, None].expand(shape).flatten(2)
     return Classes(sums[0], wide, sums[1] + sums[0] * final, sums[2], sums[0] * sound)
 
 
@@ -102,7 +103,7 @@ def listed(spec: Spec, score: Rewards) -> Classes:
         returns(score, every),
         mass * returns(known.rewards, every),
         torch.where(mass > 0, mass * law, torch.zeros_like(mass)),
-        mass * known.sound.gather(1, every.state[..., -1]),
+        mass * successes(known).gather(1, every.state[..., -1]),
     )
     return Classes(*(column.unflatten(1, (prompts, size)) for column in columns))
 

@@ -25,6 +25,8 @@ def response_game(
 ) -> ResponseGame:
     """The game of a Bradley-Terry judge between responses; put another `preference` in its place.
 
+    A response that the reference never writes loses against every one that it does.
+
     Raises:
         ValueError: a prompt that does not exist, or more than 4096 responses.
     """
@@ -36,4 +38,8 @@ def response_game(
     chosen = slice(prompt * width, (prompt + 1) * width)
     listed = Responses(*(leaf[:, chosen] for leaf in every))
     law = torch.exp(log_probability(automaton.reference, listed).sum(-1))
-    return ResponseGame(listed, law, bradley_terry_game(returns(rewards, listed), scale))
+    game = bradley_terry_game(returns(rewards, listed), scale)
+    legal = (law > 0).to(game.dtype)
+    lead = (legal[:, :, None] - legal[:, None] + 1) / 2  # 1 where only the first is legal
+    both = legal[:, :, None] * legal[:, None]
+    return ResponseGame(listed, law, torch.where(both > 0, game, lead))

@@ -5,6 +5,7 @@ states are (time, automaton state). For one that acts with `Responses`, a step i
 problem scores the batch and says which of each two neighbours is preferred.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ from rlkit.tokens.task import disclosed
 from rlkit.tokens.transcripts import transcripts
 from rlkit.validation import check_integer, check_real
 
+TIE = 1e-9  # rewards that differ by less are equal
 OPTIMAL = 1e-9  # gap up to which a token or a response counts as optimal
 
 
@@ -188,7 +190,11 @@ class TokenProblem:
         """Labels `[N, P]` of a Boltzmann teacher: 1 where the first is preferred, 0, 1/2."""
         teacher = Teacher(self.slope, mistake=self.mistake, equal=self.equal)
         ours, theirs = (returns(rewards, batch)[..., None] for batch in (first, second))
-        return teacher.label(theirs, ours, rng)[0]
+        label = teacher.label(theirs, ours, rng)[0]
+        if math.isinf(self.slope):  # the limit of large slopes
+            tied = (ours - theirs).abs().squeeze(-1) <= TIE
+            label = torch.where(tied, torch.full_like(label, 0.5), label)
+        return label
 
     def reset(self, instance: Instance, rng: Rng) -> TokenState:
         """A prompt and an empty response."""

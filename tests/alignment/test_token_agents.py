@@ -273,6 +273,15 @@ def test_dpo_reaches_the_tilted_reference_on_many_comparisons():
     assert gap[-1].mean() < 0.1 * gap[0].mean()
 
 
+@pytest.mark.parametrize("agent", [DPOAgent(beta=0.5), KTOAgent(beta=0.5)], ids=["dpo", "kto"])
+def test_ties_prefer_neither_response(agent):
+    history = simulate(TokenTree(3, 3, pairs=500, equal=100.0), agent, 200, 4, group=4)
+    taught = simulate(TokenTree(3, 3, pairs=500), agent, 200, 4, group=4)
+    # Only the noise of a batch moves the policy.
+    assert history.diagnostics["kl"][-1].max() < 0.1
+    assert taught.diagnostics["kl"][-1].min() > 3 * history.diagnostics["kl"][-1].max()
+
+
 def test_imitation_of_successes_finds_the_posterior_of_the_reference():
     problem = TokenLock(4, 3, competence=0.6, decoy=None, demonstrations=3000)
     agent = SFT(least=0.5, batch=1000, rate=0.05)

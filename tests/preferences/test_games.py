@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlkit.envs.tokens.style import TokenStyle
 from rlkit.envs.tokens.tree import TokenTree
 from rlkit.games import (
     against,
@@ -150,6 +151,18 @@ def test_a_law_on_responses_becomes_a_policy_with_that_law():
     again = log_probability(policy, game.responses).sum(-1).exp()
     torch.testing.assert_close(again, law, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(policy.exp().sum(-1), torch.ones_like(policy[..., 0]))
+
+
+def test_responses_that_are_never_written_lose_to_those_that_are():
+    problem = TokenStyle(2, 1, 1, 0, 1, 1)
+    known = problem.instance(Rng(0, "instance", torch.arange(N))).replica.knowledge
+    game = response_game(known.automaton, known.rewards)
+    legal = game.reference > 0
+    assert 0 < legal[0].sum() < legal.shape[1]
+    check_preferences(game.preference)
+    against = game.preference[0][legal[0]][:, ~legal[0]]
+    assert (against == 1).all()
+    assert (nash_policy(game.preference).policy[~legal] < 1e-9).all()
 
 
 @settings(max_examples=30, deadline=None)

@@ -50,14 +50,14 @@ def test_agents_observe_the_proxy_and_are_measured_by_gold():
     gold, proxy = returns(known.rewards, batch), returns(known.proxy, batch)
     assert ((gold - proxy).abs() > 0.2).any()
     torch.testing.assert_close(step.feedback.reward, proxy)
-    ahead = proxy[:, ::2] > proxy[:, 1::2]
-    assert torch.equal(step.feedback.preferred, ahead.double())
+    ahead = torch.sign((proxy[:, ::2] - proxy[:, 1::2]).round(decimals=6))
+    assert torch.equal(step.feedback.preferred, (ahead + 1) / 2)
     told = problem.diagnostics(instance, step.state, batch)["regret"]
     torch.testing.assert_close(told, problem.optimal_value(instance) - gold.mean(1))
     data = known.data
     torch.testing.assert_close(data.outcome, returns(known.proxy, data.demonstration))
-    won = returns(known.proxy, data.first) > returns(known.proxy, data.second)
-    assert torch.equal(data.preferred, won.double())
+    ahead = returns(known.proxy, data.first) - returns(known.proxy, data.second)
+    assert torch.equal(data.preferred, (torch.sign(ahead.round(decimals=6)) + 1) / 2)
 
 
 def test_where_nothing_is_misspecified_the_proxy_is_gold():
@@ -75,11 +75,20 @@ def test_demonstrations_come_in_groups_to_one_prompt():
     assert not torch.equal(data.demonstration.token[:, 0], data.demonstration.token[:, 1])
 
 
+def test_a_teacher_without_errors_calls_equal_rewards_a_tie():
+    data = drawn(TokenDoor(pairs=500, slope=float("inf")))[1]
+    ahead = returns(data.proxy, data.data.first) - returns(data.proxy, data.data.second)
+    assert torch.equal(data.data.preferred, (torch.sign(ahead.round(decimals=6)) + 1) / 2)
+    assert set(data.data.preferred.unique().tolist()) == {0.0, 0.5, 1.0}
+
+
 def test_a_mistaken_teacher_flips_its_share_and_calls_ties():
     exact = drawn(TokenTree(pairs=4000, slope=float("inf")))[1].data.preferred
     noisy = drawn(TokenTree(pairs=4000, slope=float("inf"), mistake=0.2))[1].data.preferred
-    flips = (exact != noisy).double().mean(1)
-    assert ((flips - 0.2).abs() < 4 * math.sqrt(0.16 / 4000)).all()
+    told = exact != 0.5
+    flips = (exact != noisy).double().sum(1) / told.sum(1)
+    assert ((flips - 0.2).abs() < 4 * math.sqrt(0.16 / 3000)).all()
+    assert (told.sum(1) > 3000).all()
     data = drawn(TokenTree(pairs=4000, equal=0.5))[1]
     ahead = returns(data.proxy, data.data.first) - returns(data.proxy, data.data.second)
     assert torch.equal(data.data.preferred == 0.5, ahead.abs() < 0.5)
