@@ -273,16 +273,20 @@ def claims(data: Data) -> list[Claim]:
     with_it, without = descent(True), descent(False)
     gaps = [cell.final("gap") for cell in by_pairs(data)]
     falls = [above("", "", a - b) for a, b in pairwise(gaps)]
-    scores = sweeps()
+    scores, tenth = sweeps(), LOOKS.index(10)
     return [
         highest("R1", "infinite data: |beta log-ratio - advantage| < 1e-3", infinite_data(), 1e-3),
         weakest("R1 pairs", "more comparisons leave a smaller gap (smallest difference)", falls),
         highest("R2 identity", "chosen implicit reward + beta KL(chosen || policy) = 0 to 1e-10 at "
                 "all looks", np.abs(with_it.exact + with_it.divergence), 1e-10),
-        below("R2 decline", "after imitation: chosen implicit reward < 0 from step 1 on "
-              "(its largest)", with_it.exact[1:].max(0), 0.0),
-        above("R2 without", "without imitation: it is > 0 at step 10",
-              without.chosen[LOOKS.index(10)], 0.0),
+        below("R2 decline", "after imitation: implicit reward of the law of preferred responses is "
+              "< 0 from step 1 on (its largest)", with_it.exact[1:].max(0), 0.0),
+        below("R2 data", "after imitation: implicit reward of the preferred responses in the data "
+              "is < 0 at step 10", with_it.chosen[tenth], 0.0),
+        above("R2 without", "without imitation: implicit reward of the preferred responses in the "
+              "data is > 0 at step 10", without.chosen[tenth], 0.0),
+        above("R2 without, law", "without imitation: implicit reward of the law of preferred "
+              "responses is > 0 at step 10", without.exact[tenth], 0.0),
         highest("R3", "search on the optimum finds max R + beta log pi_ref", exhaustive(), 1e-9),
         beam_scores(scores["DPO"]),
         gold_change(scores["DPO"]),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from rlkit.alignment.agents import Learner
 from rlkit.alignment.knowledge import knowledge, rows
@@ -14,6 +15,8 @@ from rlkit.tokens import Responses
 from rlkit.tokens.problem import prompts
 from rlkit.validation import check_choice, check_real
 
+WORD = 2**31  # what a uniform number below a length is drawn from
+
 
 @agent("dr_po")
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class DRPO(ProximalAgent):
     """PPO in which a share of the responses continues prefixes of demonstrations.
 
     Chang et al. (2024), "Dataset reset policy optimization for RLHF", Algorithm 1 with PPO as its
-    policy optimiser. The length of a prefix is uniform on `0 .. H - 1`. The released code never
+    policy optimiser. The length of a prefix is uniform on `0 .. T - 1`, with `T` the tokens of the
+    demonstration up to its end, so that there is a token left to write. The released code never
     draws 0, so that with a share of 1 the first token is not trained at all: `official_lengths`.
 
     Raises:
@@ -29,7 +33,7 @@ class DRPO(ProximalAgent):
     """
 
     share: float = 0.5  # of responses that start from a demonstration, in [0, 1]
-    official_lengths: bool = False  # prefixes of 1 .. H - 1 tokens, as released
+    official_lengths: bool = False  # prefixes of 1 .. T - 1 tokens, as released; 1 where T is 1
     beta: float = 0.05  # weight of the divergence from the reference, > 0
     batch: int = 64  # responses a step, >= 2
     rate: float = 0.05  # step size of the policy, > 0
@@ -72,8 +76,7 @@ class DRPO(ProximalAgent):
         asked = prompts(known.automaton, self.batch, rng)
         shown = known.data.demonstration
         chosen = rows(shown, rng.integers("demonstration", shown.prompt.shape[1], self.batch))
-        first = int(self.official_lengths)
-        length = first + rng.integers("length", known.automaton.horizon - first, self.batch)
+        length = self.lengths(self.model.mask(spec, chosen).sum(-1).long(), rng)
         reset = rng.uniform("reset", self.batch) < self.share
         asked = torch.where(reset, chosen.prompt, asked)
         given = torch.where(reset, length, torch.zeros_like(length))
@@ -81,3 +84,8 @@ class DRPO(ProximalAgent):
         with torch.no_grad():
             batch = self.model.write(spec, parameters, asked, rng, chosen.token, given)
         return batch, state
+
+    def lengths(self, tokens: Tensor, rng: Rng) -> Tensor:
+        """How much is given `[N, B]` of demonstrations of `tokens` `[N, B]`, less than all."""
+        first = int(self.official_lengths)
+        return first + (rng.integers("length", WORD, self.batch) * (tokens - first) // WORD)

@@ -137,7 +137,7 @@ def along(table: Tensor, responses: Responses) -> Tensor:
 def outcome_head(data: Data, states: int) -> Tensor:
     """Share of successes by last state, one added on each side, `[N, Z]`.
 
-    An outcome reward model with a scalar for every last state, at its maximum likelihood.
+    An outcome reward model with a scalar for every last state, at its mean under a uniform prior.
     """
     end, label = data.demonstration.state[..., -1], data.outcome
     zero = label.new_zeros(label.shape[0], states)
