@@ -289,7 +289,6 @@ def claims(data: Data) -> list[Claim]:
               "responses is > 0 at step 10", without.exact[tenth], 0.0),
         highest("R3", "search on the optimum finds max R + beta log pi_ref", exhaustive(), 1e-9),
         beam_scores(scores["DPO"]),
-        gold_change(scores["DPO"]),
         lowest("R4", "TokenLock: the first wrong key has the least credit in all failures",
                localised(lock().exact, lock())),
     ]  # fmt: skip
@@ -306,13 +305,6 @@ def beam_scores(found: Sweep) -> Claim:
     least = min(rises, key=lambda claim: claim.effect)
     text = "mean score of the beam does not fall in B (smallest rise)"
     return Claim("R3 beam", text, least.effect >= 0, least.effect, least.interval, least.replicas)
-
-
-def gold_change(found: Sweep) -> Claim:
-    """What a beam of five changes in gold reward; no sign is required."""
-    change = above("", "", found.reward[WIDTHS.index(5)] - found.reward[0])
-    text = "gold reward of a beam of 5 minus greedy (reported, no sign required)"
-    return Claim("R3 gold", text, True, change.effect, change.interval, change.replicas)
 
 
 def lowest(name: str, statement: str, share: Array) -> Claim:

@@ -22,13 +22,14 @@ DR-PO: PPO in which a share q of the responses continues a prefix of a demonstra
 probability p, only a wholly right response pays 1, first token 0 pays .3 for sure; half of 256
 demonstrations are right, the others are right at each token with probability .8. (a) Probability of
 a right response, p = .35. "Released" is q = 1 with prefixes of one token or more, as in the
-published code: the first token is then never trained. (b) The same after 300 iterations, against
-q. (c) Gold reward against the exact divergence from the reference along training on summaries,
-whose observed reward also pays for embellishment; dashed: the exact front of gold reward, which no
-policy exceeds. (d) q = .5 with demonstrations that are right at each token with the probability on
-the axis, none wholly right on purpose, p = .35: success, and the coverage of the soft optimum, the
-largest ratio of its state occupancy to that of the demonstrations. Means over 24 replicas, bands
-and bars 95 % intervals.
+published code: the first token is then never trained. (b) The same after 300 iterations, against q.
+(c) Gold reward against the exact divergence from the reference along training on summaries, whose
+observed reward also pays for embellishment; SFT imitates the demonstrations, half of them the best
+there are, DPO (β = .02) has 1024 pairs of the reference, labelled by that reward; dashed: the exact
+front of gold reward, which no policy exceeds. (d) q = .5 with demonstrations that are right at each
+token with the probability on the axis, none wholly right on purpose, p = .35: success, and the
+coverage of the soft optimum, the largest ratio of its state occupancy to that of the
+demonstrations. Means over 24 replicas, bands and bars 95 % intervals.
 """
 
 

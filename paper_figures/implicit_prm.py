@@ -79,7 +79,10 @@ def losses(ax: Axes, data: Data) -> None:
         places = [place + 0.16 * (shift - 1.5) for place in range(len(settings))]
         points(ax, places, samples, PALETTE[colour], marker="o", linestyle="none", label=name)
     oracle = 1 - (1 - RIGHT) ** 16
-    for value, text, colour in ((oracle, "oracle", "black"), (RIGHT, "any response", "grey")):
+    for value, text, colour in (
+        (oracle, "oracle, expected", "black"),
+        (RIGHT, "any response", "grey"),
+    ):
         ax.axhline(value, color=PALETTE[colour], linewidth=0.7, linestyle="--")
         ax.annotate(text, (2.35, value), xytext=(0, 7), textcoords="offset points", ha="right",
                     fontsize=7, color=PALETTE[colour])  # fmt: skip
@@ -98,6 +101,8 @@ def scorers(ax: Axes, data: Data) -> None:
         means = [success(run, name).mean() for name in names]
         if loss == "ce":
             ax.barh(range(len(names)), means, color=PALETTE[colour], alpha=0.35, height=0.7)
+            for row, mean in enumerate(means):
+                ax.annotate(f"{abs(mean):.2f}", (0.004, row), va="center", fontsize=6)
             continue
         own = [i for i, name in enumerate(names) if name in ("min", "min_accumulated", "sum",
                                                              "weighted_vote")]  # fmt: skip

@@ -26,17 +26,17 @@ __all__ = ["CAPTION", "claims", "plot"]
 CAPTION = """
 OREO on token MDPs with tables; success is the exact expected gold reward of a sampled response.
 Lines: means over replicas (24; 12 in c-f), bands and bars: 95 % intervals. (a) TokenLock: six keys
-in 18 tokens, outcomes Bernoulli 0.9 or 0.1, 1000 responses of the reference. (b) TokenDFA,
-1000 responses. Token-level OREO has alpha 0.01, response-level OREO 0.3, as published; "no stop"
-lets later log-ratios have gradients. RFT imitates successes; DPO pairs successes with failures, two
-step sizes; KTO takes outcomes as verdicts. (c) Temperature of the soft optimum that is as far from
-the reference as the policy is, on TokenDFA with certain outcomes and 4000 responses; dotted: beta +
+in 18 tokens, outcomes Bernoulli 0.9 or 0.1, 1000 responses of the reference. (b) TokenDFA, 1000
+responses. Token-level OREO has alpha 0.01, response-level OREO 0.3, as published; "no stop" lets
+later log-ratios have gradients. RFT imitates successes; DPO pairs successes with failures, two step
+sizes; KTO takes outcomes as verdicts. (c) Temperature of the soft optimum that is as far from the
+reference as the policy is, on TokenDFA with certain outcomes and 4000 responses; dotted: beta +
 alpha / (2 beta) at token level and beta + alpha / (2 beta H) at response level, what the gradient
-near the data suggests. (d) Success of the same runs. (e) Value-guided beam over the steps of
-TokenChain (modulus 7, four steps), 8 searches a prompt: the reference proposes and the exact value
-decides, or both are OREO's; dashed: OREO's greedy response, which is right nearly always. (f)
-Three rounds of 100 steps, each on 500 fresh responses, with the original reference or that of the
-round.
+near the data suggests; without alpha a policy fitted to that few responses is sharper than beta.
+(d) Success of the same runs. (e) Value-guided beam over the steps of TokenChain (modulus 7, four
+steps), 8 searches a prompt: the reference proposes and the exact value decides, or both are OREO's;
+dashed: OREO's greedy response, which is right nearly always. (f) Three rounds of 100 steps, each on
+500 fresh responses, with the original reference or that of the round.
 """
 
 TOKEN, RESPONSE = PALETTE["vermilion"], PALETTE["blue"]

@@ -38,7 +38,8 @@ CAPTION = """
 trees of 4 prompts with 64 responses each (rewards and reference logits N(0, 1)); means over
 replicas after 200 iterations of 256 responses or examples, at beta = 1, 0.3, 0.1 from left to right
 where an agent has one. Bars: 95 % interval of the distance below the front at the same divergence.
-Black: the exact front, the soft optimum at every beta. Grey: best-of-n, n = 2, 4, 16, 64, 256. (b)
+Black: the exact front, the soft optimum at every beta. Grey: best-of-n, n = 2, 4, 16, 64, 256.
+NPG tries one token a response and has not arrived after 200 iterations. (b)
 Distance from the best objective at beta = 0.5 against iterations on trees of one prompt and 256
 responses; GRPO as published scales advantages within groups and penalises by the k3 estimate in
 the loss. (c) Over-optimisation on TokenStyle (12 tokens, 4 prompts), whose proxy pays 0.1 for a

@@ -1,6 +1,7 @@
 """Best-of-n: several responses of the reference, of which the best is kept."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -47,6 +48,9 @@ class BestOfN(AlignmentAgent):
     network: tuple[int, ...] = (64, 2, 4)  # width, layers and heads of a transformer, >= 1
 
     rate = 1.0  # nothing is trained
+
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    compilable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_integer("group", self.group, 1)

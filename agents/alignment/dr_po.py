@@ -1,12 +1,13 @@
 """DR-PO: policy optimisation whose episodes start from states of the demonstrations."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rlkit.alignment.agents import Learner
-from rlkit.alignment.knowledge import knowledge, rows
+from rlkit.alignment.knowledge import knowledge, places, rows
 from rlkit.alignment.proximal import ProximalAgent
 from rlkit.protocol import Spec, Tree
 from rlkit.random import Rng
@@ -14,8 +15,6 @@ from rlkit.registry import agent
 from rlkit.tokens import Responses
 from rlkit.tokens.problem import prompts
 from rlkit.validation import check_choice, check_real
-
-WORD = 2**31  # what a uniform number below a length is drawn from
 
 
 @agent("dr_po")
@@ -44,6 +43,9 @@ class DRPO(ProximalAgent):
     reward: str = "observed"  # or fitted to the comparisons: "final_model", "token_model"
     policy: str = "table"  # "table", "ngram" or "transformer"
     network: tuple[int, ...] = (64, 2, 4)  # width, layers and heads of a transformer, >= 1
+
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    compilable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_real("share", self.share, 0, 1)
@@ -88,4 +90,4 @@ class DRPO(ProximalAgent):
     def lengths(self, tokens: Tensor, rng: Rng) -> Tensor:
         """How much is given `[N, B]` of demonstrations of `tokens` `[N, B]`, less than all."""
         first = int(self.official_lengths)
-        return first + (rng.integers("length", WORD, self.batch) * (tokens - first) // WORD)
+        return first + places(tokens - first, rng)

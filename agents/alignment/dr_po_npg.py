@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rlkit.alignment.agents import AlignmentAgent, Learner
-from rlkit.alignment.knowledge import collected, knowledge, rows
+from rlkit.alignment.knowledge import collected, knowledge, places, rows
 from rlkit.alignment.measures import measure
 from rlkit.alignment.training import Trained
 from rlkit.protocol import Spec, Transition, Tree
@@ -42,6 +42,7 @@ class DRPONPG(AlignmentAgent):
 
     policy = "table"
     network = (64, 2, 4)
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
     compilable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -68,7 +69,7 @@ class DRPONPG(AlignmentAgent):
         known, table = knowledge(spec), self.model.table(state.policy.parameters)
         automaton, shown = known.automaton, known.data.demonstration
         chosen = rows(shown, rng.integers("demonstration", shown.prompt.shape[1], self.batch))
-        time = rng.integers("length", automaton.horizon, self.batch)
+        time = places(self.model.mask(spec, chosen).sum(-1).long(), rng)
         here = (
             laws_over_time(table, chosen, time),
             laws_over_time(automaton.reference, chosen, time),

@@ -1,6 +1,7 @@
 """GRPO: group-relative policy optimisation."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,7 +25,8 @@ class GRPO(AlignmentAgent):
     not maximise reward minus `beta` times divergence: the gradient of its penalty is that of
     `KL(pi_ref || pi)`, and it comes to rest where `pi = beta pi_ref / (c - A)` at every state, with
     `A` the expected advantage of a token and `c` what makes it sum to 1 (Vojnovic and Yun, 2025).
-    Unscaled and with the divergence in the "reward" it follows the gradient of RLOO.
+    Unscaled and with the divergence in the "reward" it follows the gradient of RLOO, where
+    responses are of one length or `mean` is not "response".
 
     Raises:
         ValueError: a field outside its range.
@@ -42,6 +44,9 @@ class GRPO(AlignmentAgent):
     reward: str = "observed"  # or fitted to the comparisons: "final_model", "token_model"
     policy: str = "table"  # "table", "ngram" or "transformer"
     network: tuple[int, ...] = (64, 2, 4)  # width, layers and heads of a transformer, >= 1
+
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    compilable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_choice("scaled", self.scaled, (True, False))

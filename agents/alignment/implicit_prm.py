@@ -1,6 +1,7 @@
 """Implicit process rewards: a policy trained on outcomes rewards every token."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -55,6 +56,9 @@ class ImplicitPRM(OfflineAgent):
     responses: int = 16  # sampled each step to be looked at, >= 2
     policy: str = "table"  # "table", "ngram" or "transformer"
     network: tuple[int, ...] = (64, 2, 4)  # width, layers and heads of a transformer, >= 1
+
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    compilable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_choice("loss", self.loss, LOSSES)

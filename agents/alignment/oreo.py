@@ -58,6 +58,8 @@ class OREO(OfflineAgent):
     policy: str = "table"  # "table", "ngram" or "transformer"
     network: tuple[int, ...] = (64, 2, 4)  # width, layers and heads of a transformer, >= 1
 
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    compilable: ClassVar[bool] = False
     source: ClassVar[str] = "demonstrations"
     critical: ClassVar[bool] = True
 

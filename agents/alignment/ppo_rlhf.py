@@ -1,6 +1,7 @@
 """PPO with a penalty on the divergence from the reference."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rlkit.alignment.proximal import ProximalAgent
 from rlkit.registry import agent
@@ -28,6 +29,9 @@ class PPORLHF(ProximalAgent):
     reward: str = "observed"  # or fitted to the comparisons: "final_model", "token_model"
     policy: str = "table"  # "table", "ngram" or "transformer"
     network: tuple[int, ...] = (64, 2, 4)  # width, layers and heads of a transformer, >= 1
+
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    compilable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self.check()

@@ -1,7 +1,7 @@
 """PRIME: policy gradient on outcomes and on process rewards that outcomes train online."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,6 +73,9 @@ class PRIME(AlignmentAgent):
     epochs: int = 1  # passes over a batch, >= 1
     policy: str = "table"  # "table", "ngram" or "transformer"
     network: tuple[int, ...] = (64, 2, 4)  # width, layers and heads of a transformer, >= 1
+
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    compilable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_integer("group", self.group, 2)

@@ -1,6 +1,7 @@
 """Reward model: maximum likelihood on comparisons, the policy left alone."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -44,6 +45,9 @@ class RewardModel(OfflineAgent):
     responses: int = 16  # sampled each step to be looked at, >= 2
     policy: str = "table"  # "table", "ngram" or "transformer"
     network: tuple[int, ...] = (64, 2, 4)  # width, layers and heads of a transformer, >= 1
+
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    compilable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, KINDS)

@@ -1,6 +1,7 @@
 """RLOO: REINFORCE with the other responses to a prompt as its baseline."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,9 @@ class RLOO(AlignmentAgent):
     reward: str = "observed"  # or fitted to the comparisons: "final_model", "token_model"
     policy: str = "table"  # "table", "ngram" or "transformer"
     network: tuple[int, ...] = (64, 2, 4)  # width, layers and heads of a transformer, >= 1
+
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    compilable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_integer("group", self.group, 2)

@@ -30,6 +30,8 @@ class SFT(OfflineAgent):
     policy: str = "table"  # "table", "ngram" or "transformer"
     network: tuple[int, ...] = (64, 2, 4)  # width, layers and heads of a transformer, >= 1
 
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    compilable: ClassVar[bool] = False
     source: ClassVar[str] = "demonstrations"
 
     def __post_init__(self) -> None:

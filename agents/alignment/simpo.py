@@ -1,6 +1,7 @@
 """SimPO: preference optimisation of mean log-probabilities."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rlkit.alignment.agents import Learner
 from rlkit.alignment.losses import SimPO
@@ -29,6 +30,9 @@ class SimPOAgent(OfflineAgent):
     responses: int = 16  # sampled each step to be looked at, >= 2
     policy: str = "table"  # "table", "ngram" or "transformer"
     network: tuple[int, ...] = (64, 2, 4)  # width, layers and heads of a transformer, >= 1
+
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    compilable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         SimPO(self.scale, self.gamma)

@@ -1,6 +1,7 @@
 """SLiC-HF: sequence likelihood calibration."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rlkit.alignment.agents import Learner
 from rlkit.alignment.losses import SLiC
@@ -29,6 +30,9 @@ class SLiCAgent(OfflineAgent):
     responses: int = 16  # sampled each step to be looked at, >= 2
     policy: str = "table"  # "table", "ngram" or "transformer"
     network: tuple[int, ...] = (64, 2, 4)  # width, layers and heads of a transformer, >= 1
+
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    compilable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         SLiC(self.delta, self.lambda_)

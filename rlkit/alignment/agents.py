@@ -33,8 +33,9 @@ class AlignmentAgent:
     scores.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("tokens",)
-    compilable: ClassVar[bool] = False
+    # Set in every class, where the catalogue reads them: ("tokens",) and False.
+    needs: ClassVar[tuple[str, ...]]
+    compilable: ClassVar[bool]
     critical: ClassVar[bool] = False  # whether there is a critic
 
     # Fields of every such agent.

@@ -5,8 +5,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from rlkit.protocol import Spec
+from rlkit.random import Rng
 from rlkit.tokens import Responses
 from rlkit.tokens.problem import Data, TokenKnowledge
+
+WORD = 2**31  # what a uniform number below a length is drawn from
 
 
 def knowledge(spec: Spec) -> TokenKnowledge:
@@ -61,6 +64,11 @@ def either(use_first: Tensor, first: Responses, second: Responses) -> Responses:
         return torch.where(use_first.reshape(*use_first.shape, *[1] * (a.dim() - 2)), a, b)
 
     return Responses(*tree_map(pick, tuple(first), tuple(second)))
+
+
+def places(tokens: Tensor, rng: Rng) -> Tensor:
+    """A uniform place `0 .. tokens - 1` in each of some responses of `tokens` `[N, B]` int64."""
+    return rng.integers("length", WORD, tokens.shape[1]) * tokens // WORD
 
 
 def choose_rows(values: Tensor, index: Tensor) -> Tensor:

@@ -262,7 +262,10 @@ def record_single(problem: Problem, replica: int, limit: int) -> dict[str, Tenso
         observation, reward, terminated, truncated, info = env.step(action)
         seen = {"final_obs": observation, "reward": reward, **info}
         seen |= {"terminated": terminated, "truncated": truncated}
-        seen["observation"] = env.reset()[0] if terminated or truncated else observation
+        seen["observation"] = observation
+        if terminated or truncated:  # rows of the vector environment have begun anew
+            seen["observation"], begun = env.reset()
+            seen |= begun
         for name, value in seen.items():
             rows.setdefault(name, []).append(torch.as_tensor(value))
     return {name: torch.stack(values)[:, None] for name, values in rows.items()}
