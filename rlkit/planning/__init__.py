@@ -1,7 +1,7 @@
 """Exact dynamic programming, batched over models and replicas, in float64.
 
-- Horizon `H`: `backward_induction`, `soft_backward_induction`; of a policy `finite_policy_value`,
-  `soft_finite_policy_value` and `finite_occupancy`.
+- Horizon `H`: `backward_induction`, `optimal_values`, `soft_backward_induction`; of a policy
+  `finite_policy_value`, `soft_finite_policy_value` and `finite_occupancy`.
 - Discount: `policy_iteration`, `value_iteration`, `soft_value_iteration`; of a policy
   `policy_value`, `soft_policy_value` and `discounted_occupancy`.
 - Average reward: `gain_and_bias`, `span`, `diameter`; of a policy `policy_gain`,
@@ -25,6 +25,7 @@ from rlkit.planning.discounted import value_iteration as value_iteration
 from rlkit.planning.finite_horizon import Plan as Plan
 from rlkit.planning.finite_horizon import backward_induction as backward_induction
 from rlkit.planning.finite_horizon import finite_policy_value as finite_policy_value
+from rlkit.planning.finite_horizon import optimal_values as optimal_values
 from rlkit.planning.hitting import diameter as diameter
 from rlkit.planning.hitting import hitting_times as hitting_times
 from rlkit.planning.layout import successor_major as successor_major

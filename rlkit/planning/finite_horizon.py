@@ -41,6 +41,16 @@ def backward_induction(
     return sweep(model, horizon, None, leading(model), cap, check)
 
 
+def optimal_values(
+    model: Model | Dense, horizon: int, cap: float | None = None, check: bool = True
+) -> Tensor:
+    """The values `[..., H + 1, S]` of `backward_induction` alone, in an `A`-th of its memory.
+
+    Arguments and errors as there.
+    """
+    return sweep(model, horizon, None, leading(model), cap, check, keep=False).value
+
+
 def finite_policy_value(model: Model | Dense, policy: Tensor, horizon: int) -> Plan:
     """Values of a policy over `horizon` steps, undiscounted (Puterman 1994, section 4.2).
 
@@ -82,6 +92,7 @@ def sweep(
     lead: tuple[int, ...],
     cap: float | None = None,
     check: bool = True,
+    keep: bool = True,
 ) -> Plan:
     """Sweep from the last stage to the first; `best` makes the values of a stage from its `q`.
 
@@ -92,6 +103,7 @@ def sweep(
         lead: `(N,)`, or `()` for a single result.
         cap: as in `backward_induction`.
         check: as in `backward_induction`.
+        keep: whether `q` is kept of all stages; else of the first alone.
     """
     check_integer("horizon", horizon, 1)
     if cap is not None:
@@ -100,13 +112,12 @@ def sweep(
     (count,) = lead or (1,)
     # In memory, stages are outermost and states innermost: that is how sweeps write them.
     value = model.reward.new_zeros(horizon + 1, count, states)
-    table = model.reward.new_empty(horizon, count, actions, states).mT
+    table = model.reward.new_empty(horizon if keep else 1, count, actions, states).mT
     for rows, _, backup in blocks(model, count, check):
         following = value[horizon, rows]
         write = writer(backup, rows.stop - rows.start)
-        parts = zip(
-            range(horizon), table[:, rows].unbind(0), value[:-1, rows].unbind(0), strict=True
-        )
+        written = table[:, rows].expand(horizon, -1, -1, -1).unbind(0)
+        parts = zip(range(horizon), written, value[:-1, rows].unbind(0), strict=True)
         for stage, q, now in reversed(list(parts)):
             if stage == horizon - 1 and isinstance(backup, Matrix):
                 q.copy_(backup.reward)  # nothing follows: one product saved

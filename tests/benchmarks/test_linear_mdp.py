@@ -106,7 +106,7 @@ class Peer:
 
 
 @pytest.mark.timeout(1800)
-def test_an_episode_is_cheaper_by_the_factor(race: Any, note: Any) -> None:
+def test_an_episode_of_lsvi_ucb_is_cheaper_by_the_factor(race: Any, note: Any) -> None:
     ours = Experiment()
     theirs = Peer(peer(ours.loop.groups[0].instance.replica))
     result = race({"rlkit": ours, "rlberry": theirs}, rounds=3)

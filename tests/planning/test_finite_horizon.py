@@ -11,6 +11,7 @@ from rlkit.planning import (
     backward_induction,
     finite_policy_value,
     greedy,
+    optimal_values,
     policy_value,
     successor_major,
 )
@@ -160,3 +161,11 @@ def test_models_of_any_form_agree(garnet):
         plans = [backward_induction(shaped(model, f), 9) for f in ("lists", "dense")]
         torch.testing.assert_close(plans[0].q, plans[1].q, rtol=0, atol=1e-12)
         assert torch.equal(plans[1].q, backward_induction(shaped(model, "successor_major"), 9).q)
+
+
+@pytest.mark.parametrize("form", ["lists", "dense", "successor_major"])
+@pytest.mark.parametrize("cap", [None, 0.4])
+def test_values_alone_are_the_same_bits(form, cap, garnet):
+    for count in (1, 40):
+        model = shaped(garnet(count, 6, 3, 2, ends=1), form)
+        assert torch.equal(optimal_values(model, 5, cap), backward_induction(model, 5, cap).value)
