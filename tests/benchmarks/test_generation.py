@@ -77,7 +77,9 @@ def theirs(transformers: Any) -> Callable[[], int]:
     return generate
 
 
-def test_responses_of_a_transformer_are_written_faster_than_by_generate(race: Callable[..., Any]) -> None:
+def test_responses_of_a_transformer_are_written_faster_than_by_generate(
+    race: Callable[..., Any],
+) -> None:
     transformers = pytest.importorskip("transformers")
     contestants = {"rlkit": ours(), "transformers": theirs(transformers)}
     for contestant in contestants.values():
