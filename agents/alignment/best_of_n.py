@@ -20,7 +20,6 @@ from rlkit.protocol import Spec, Transition, Tree
 from rlkit.random import Rng
 from rlkit.registry import agent
 from rlkit.tokens import Responses, returns, soft_optimum
-from rlkit.validation import check_integer
 
 LOOK = 256  # prompts answered where the law is not computed
 NOISE = 1e-9  # by how much a reward observed without noise may miss its mean
@@ -53,10 +52,7 @@ class BestOfN(AlignmentAgent):
     compilable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_integer("group", self.group, 1)
-        self.check(self.group)
-        if self.batch % self.group:
-            raise ValueError(f"batch = {self.batch}; accepted: multiples of group = {self.group}")
+        self.check_group(1)
 
     def remember(self, spec: Spec, rng: Rng) -> Tree:
         """The fitted reward if there is one, and whether rewards are observed with noise.

@@ -52,10 +52,7 @@ class GRPO(AlignmentAgent):
         check_choice("scaled", self.scaled, (True, False))
         check_choice("penalty", self.penalty, ("loss", "reward"))
         check_choice("mean", self.mean, ("response", "tokens", "constant"))
-        check_integer("group", self.group, 2)
-        self.check(self.group)
-        if self.batch % self.group:
-            raise ValueError(f"batch = {self.batch}; accepted: multiples of group = {self.group}")
+        self.check_group()
         check_real("clip", self.clip, 0, 1, open_low=True, open_high=True)
         check_integer("epochs", self.epochs, 1)
 

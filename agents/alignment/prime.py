@@ -78,10 +78,7 @@ class PRIME(AlignmentAgent):
     compilable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_integer("group", self.group, 2)
-        self.check(self.group)
-        if self.batch % self.group:
-            raise ValueError(f"batch = {self.batch}; accepted: multiples of group = {self.group}")
+        self.check_group()
         check_real("reward_rate", self.reward_rate, 0, open_low=True)
         check_real("weight", self.weight, 0)
         check_choice("process", self.process, PROCESSES)

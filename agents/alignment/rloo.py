@@ -13,7 +13,6 @@ from rlkit.protocol import Spec, Transition, Tree
 from rlkit.random import Rng
 from rlkit.registry import agent
 from rlkit.tokens import Responses
-from rlkit.validation import check_integer
 
 
 @agent("rloo")
@@ -39,10 +38,7 @@ class RLOO(AlignmentAgent):
     compilable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_integer("group", self.group, 2)
-        self.check(self.group)
-        if self.batch % self.group:
-            raise ValueError(f"batch = {self.batch}; accepted: multiples of group = {self.group}")
+        self.check_group()
 
     def act(
         self, spec: Spec, state: Learner, observation: Tree, rng: Rng

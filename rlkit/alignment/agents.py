@@ -44,6 +44,7 @@ class AlignmentAgent:
     rate: float
     policy: str
     network: tuple[int, ...]
+    group: int  # of those that answer a prompt several times
 
     @property
     def reward(self) -> str:
@@ -67,6 +68,13 @@ class AlignmentAgent:
         check_real("rate", self.rate, 0, open_low=True)
         check_policy(self.policy, self.network)
         check_choice("reward", self.reward, SOURCES)
+
+    def check_group(self, least: int = 2) -> None:
+        """`check`, and refuse groups below `least` and batches that are no multiple of them."""
+        check_integer("group", self.group, least)
+        self.check(self.group)
+        if self.batch % self.group:
+            raise ValueError(f"batch = {self.batch}; accepted: multiples of group = {self.group}")
 
     def initial(self, spec: Spec, rng: Rng) -> Learner:
         """The reference, and values of zero.
