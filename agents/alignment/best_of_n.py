@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rlkit.alignment.agents import AlignmentAgent, Learner
 from rlkit.alignment.knowledge import knowledge, rows
-from rlkit.alignment.measures import look, successes
+from rlkit.alignment.measures import LOOK, look, successes
 from rlkit.alignment.selection import (
     best_of,
     best_of_verdicts,
@@ -21,7 +21,6 @@ from rlkit.random import Rng
 from rlkit.registry import agent
 from rlkit.tokens import Responses, returns, soft_optimum
 
-LOOK = 256  # prompts answered where the law is not computed
 NOISE = 1e-9  # by how much a reward observed without noise may miss its mean
 
 

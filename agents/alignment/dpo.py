@@ -6,7 +6,7 @@ from typing import ClassVar
 from rlkit.alignment.agents import Learner
 from rlkit.alignment.knowledge import knowledge
 from rlkit.alignment.losses import DPO
-from rlkit.alignment.offline import OfflineAgent, contrasts
+from rlkit.alignment.offline import OfflineAgent, check_contrasts
 from rlkit.protocol import Spec, Transition
 from rlkit.random import Rng
 from rlkit.registry import agent
@@ -51,7 +51,7 @@ class DPOAgent(OfflineAgent):
         """
         state = super().initial(spec, rng)
         if self.source == "outcomes":
-            contrasts(knowledge(spec).data)
+            check_contrasts(knowledge(spec).data)
         return state
 
     def learn(self, spec: Spec, state: Learner, batch: Transition, rng: Rng) -> Learner:

@@ -9,7 +9,7 @@ from torch import Tensor
 from rlkit.alignment.agents import Learner
 from rlkit.alignment.knowledge import choose_rows, collected, knowledge, rows
 from rlkit.alignment.losses import CE, DPO, KTO, NCA, Labelled, LossClass
-from rlkit.alignment.offline import OfflineAgent, contrasts
+from rlkit.alignment.offline import OfflineAgent, check_contrasts
 from rlkit.alignment.process_rewards import (
     along,
     check_labelled_problem,
@@ -84,7 +84,7 @@ class ImplicitPRM(OfflineAgent):
         check_labelled_problem(spec)
         state = super().initial(spec, rng)
         if LOSSES[self.loss].needs == "pairs":
-            contrasts(collected(spec, "demonstrations"))
+            check_contrasts(collected(spec, "demonstrations"))
         return state
 
     def remember(self, spec: Spec, rng: Rng) -> Trained:

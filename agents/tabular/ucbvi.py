@@ -115,7 +115,7 @@ class UCBVI:
                 variance = (expected(value * value) - mean * mean).clamp(min=0)
                 upper = upper + bound.slope * torch.sqrt(variance)
             # An action never tried has an infinite bonus.
-            q = torch.minimum(upper, torch.as_tensor(left * self.reward_max).to(upper))
+            q = torch.minimum(upper, torch.as_tensor(left).to(upper) * self.reward_max)
             return q, best(q) * experience.goes_on
 
         staged = () if shared else stages(horizon, kernel, *bounds)

@@ -7,7 +7,7 @@ from rlkit.alignment.knowledge import knowledge
 from rlkit.alignment.policies import Policy, laws_at
 from rlkit.protocol import Spec, Tree
 from rlkit.random import Rng
-from rlkit.tokens import Responses, evaluate, occupancy, returns, soft_optimum
+from rlkit.tokens import Responses, evaluate, expected_reward, occupancy, returns, soft_optimum
 from rlkit.tokens.problem import TokenKnowledge, prompts
 
 LOOK = 256  # responses that estimate what no table gives exactly
@@ -23,16 +23,16 @@ def measure(spec: Spec, table: Tensor, beta: float) -> dict[str, Tensor]:
     got = evaluate(known.automaton, known.rewards, table, beta)
     value = soft_optimum(known.automaton, known.rewards, beta).value[:, 0]
     best = (known.automaton.start * value).sum(1)
+    law = occupancy(known.automaton, table)
     measured = {
         "gold_reward": got.reward,
-        "proxy_reward": evaluate(known.automaton, known.proxy, table, beta).reward,
+        "proxy_reward": expected_reward(known.automaton, known.proxy, table, law),
         "kl": got.kl,
         "entropy": got.entropy,
         "gap": best - got.objective,
     }
     if not bool(known.sound.all()):
-        end = occupancy(known.automaton, table)[:, -1]
-        measured["success"] = (end * successes(known)).sum(1)
+        measured["success"] = (law[:, -1] * successes(known)).sum(1)
     return measured
 
 

@@ -165,11 +165,7 @@ class Contrasts(NamedTuple):
 
 
 def contrasts(data: Data) -> Contrasts:
-    """Pairs of demonstrations to one prompt with different outcomes, success against failure.
-
-    Raises:
-        ValueError: there is none in some replica.
-    """
+    """Pairs of demonstrations to one prompt with different outcomes, success against failure."""
     rank = torch.argsort(data.outcome, dim=1, stable=True)
     prompt = data.demonstration.prompt
     order = rank.gather(1, torch.argsort(prompt.gather(1, rank), dim=1, stable=True))
@@ -178,14 +174,21 @@ def contrasts(data: Data) -> Contrasts:
     new = asked[:, 1:] != asked[:, :-1]
     start = first_of_run(torch.cat([begins[:, :1], new], 1))
     tied = torch.cat([begins[:, :1], new | (paid[:, 1:] != paid[:, :-1])], 1)
-    beaten = first_of_run(tied) - start
-    empty = (beaten.sum(1) == 0).nonzero()
+    return Contrasts(order, start, first_of_run(tied) - start)
+
+
+def check_contrasts(data: Data) -> None:
+    """Refuse demonstrations of which no two to one prompt differ in outcome.
+
+    Raises:
+        ValueError: names the replica.
+    """
+    empty = (contrasts(data).beaten.sum(1) == 0).nonzero()
     if len(empty):
         raise ValueError(
             f"replica {int(empty[0])}: no two demonstrations to one prompt differ in outcome; "
             f"accepted: one such pair at least"
         )
-    return Contrasts(order, start, beaten)
 
 
 def first_of_run(begins: Tensor) -> Tensor:

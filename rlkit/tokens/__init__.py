@@ -25,6 +25,7 @@ from rlkit.tokens.oracle import Evaluation as Evaluation
 from rlkit.tokens.oracle import Optimum as Optimum
 from rlkit.tokens.oracle import by_prompt as by_prompt
 from rlkit.tokens.oracle import evaluate as evaluate
+from rlkit.tokens.oracle import expected_reward as expected_reward
 from rlkit.tokens.oracle import occupancy as occupancy
 from rlkit.tokens.oracle import sequence_kl as sequence_kl
 from rlkit.tokens.oracle import soft_optimum as soft_optimum

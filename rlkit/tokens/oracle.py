@@ -96,6 +96,12 @@ def sequence_kl(automaton: Automaton, first: Tensor, second: Tensor) -> Tensor:
     return expectation(automaton, first, occupancy(automaton, first), first - second)
 
 
+def expected_reward(automaton: Automaton, rewards: Rewards, policy: Tensor, law: Tensor) -> Tensor:
+    """Expected reward of a response `[N]` under a policy with occupancy `law` `[N, H + 1, Z]`."""
+    paid = expectation(automaton, policy, law, rewards.token)
+    return paid + (law[:, -1] * rewards.final).sum(1)
+
+
 def evaluate(automaton: Automaton, rewards: Rewards, policy: Tensor, beta: float) -> Evaluation:
     """Expected reward, both divergences from the reference, entropy and objective of `policy`.
 
@@ -104,7 +110,7 @@ def evaluate(automaton: Automaton, rewards: Rewards, policy: Tensor, beta: float
     """
     check_real("beta", beta, 0, open_low=True)
     law = occupancy(automaton, policy)
-    paid = expectation(automaton, policy, law, rewards.token) + (law[:, -1] * rewards.final).sum(1)
+    paid = expected_reward(automaton, rewards, policy, law)
     kl = expectation(automaton, policy, law, policy - automaton.reference)
     reverse = sequence_kl(automaton, automaton.reference, policy)
     entropy = expectation(automaton, policy, law, -policy)
