@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import gymnasium
-import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
@@ -17,8 +16,9 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tre
 
 from rlkit.blocks import BlockRng, Blocks, Prefetch
 from rlkit.legality import begin_at, check_legal, legal_actions
-from rlkit.protocol import Agent, Box, Discrete, Instance, Problem, Spec, Step, Transition, Tree
+from rlkit.protocol import Agent, Instance, Problem, Spec, Step, Transition, Tree
 from rlkit.random import Kernels, Rng, Word, WordSource, words_at
+from rlkit.spaces import check_action, to_gymnasium, to_observation
 
 STREAMS = ("instance", "reset", "env", "initial", "act", "learn")
 
@@ -138,35 +138,24 @@ def quiet(last: Tensor) -> bool:
     return not torch.compiler.is_compiling() and last.is_cpu and not bool(last.any())
 
 
-def to_gymnasium(space: Discrete | Box) -> gymnasium.Space[Any]:
-    """The Gymnasium space of one environment."""
-    if isinstance(space, Discrete):
-        return gymnasium.spaces.Discrete(space.n)
-    return gymnasium.spaces.Box(space.low, space.high, space.shape, np.float32)
-
-
-def to_observation(space: Discrete | Box, observation: Tensor) -> Tensor:
-    """Observation in the dtype that its Gymnasium space declares."""
-    return observation if isinstance(space, Discrete) else observation.float()
-
-
 class Advance(NamedTuple):
     """What one step of `BatchedEnv` did, every field dense."""
 
-    observation: Tensor  # [N, ...] of the next episode where one ended
+    observation: Tree  # [N, ...] of the next episode where one ended
     reward: Tensor  # [N]
     discount: Tensor  # [N]
     terminated: Tensor  # [N] bool
     truncated: Tensor  # [N] bool
     ended: Tensor  # [N] bool, either of the two
-    final: Tensor  # [N, ...] successor before autoreset
+    final: Tree  # [N, ...] successor before autoreset
     feedback: Tree
     successor: Tree  # the problem's state that `final` observes
 
 
-class BatchedEnv(gymnasium.vector.VectorEnv[Tensor, Tensor, Tensor]):
+class BatchedEnv(gymnasium.vector.VectorEnv[Tree, Tensor, Tensor]):
     """A problem as a Gymnasium vector environment on torch tensors.
 
+    Observations are tensors `[N, ...]`, or dicts of such where the space is a `Composite`.
     Same-step autoreset: the returned observation is already the next episode's where one ended;
     `info["final_obs"]` holds the successor before autoreset, for every row. Row `i` depends on
     (seed, `first_replica + i`) alone.
@@ -234,7 +223,7 @@ class BatchedEnv(gymnasium.vector.VectorEnv[Tensor, Tensor, Tensor]):
     @torch.no_grad()
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Tensor, dict[str, Any]]:
+    ) -> tuple[Tree, dict[str, Any]]:
         """Start episodes in all rows, or in those of `options["reset_mask"]` `[N]`.
 
         A seed draws a new instance and goes back to step 0. Without one the instance stays and
@@ -265,14 +254,14 @@ class BatchedEnv(gymnasium.vector.VectorEnv[Tensor, Tensor, Tensor]):
         return self._observe(self.state), self.masks()
 
     def masks(self) -> dict[str, Tensor]:
-        """The legal actions `[N, A]` under "action_mask", where the problem tells them."""
+        """The legal actions `[N, ..., A]` under "action_mask", where the problem tells them."""
         return legal_actions(self.problem, self.instance, self.state)
 
-    def _observe(self, state: Tree) -> Tensor:
+    def _observe(self, state: Tree) -> Tree:
         return to_observation(self.spec_.observation, self.problem.observe(self.instance, state))
 
     @torch.no_grad()
-    def step(self, actions: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[Tree, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Advance every row; returns observation, reward, terminated, truncated, info, all dense.
 
         Raises:
@@ -283,8 +272,8 @@ class BatchedEnv(gymnasium.vector.VectorEnv[Tensor, Tensor, Tensor]):
             raise RuntimeError("call reset() before step()")
         action = torch.as_tensor(actions, device=self.replica.device)
         if self.check_actions:
-            self._check_action(action)
-            check_legal(self.masks(), action, self.elapsed)
+            check_action(self.spec_.action, action, self.num_envs)
+            check_legal(self.problem, self.instance, self.state, action, self.elapsed)
         gains = self.problem.diagnostics(self.instance, self.state, action)
         done = self.advance(action)
         info = {"final_obs": done.final, "_final_obs": done.ended.clone()}
@@ -334,21 +323,10 @@ class BatchedEnv(gymnasium.vector.VectorEnv[Tensor, Tensor, Tensor]):
             out.state,
         )
 
-    def _carry_on(self, out: Step, final: Tensor) -> Advance:
+    def _carry_on(self, out: Step, final: Tree) -> Advance:
         """No episode ended."""
         self.state, no = out.state, self._never
         return Advance(final, out.reward, out.discount, no, no, no, final, out.feedback, out.state)
-
-    def _check_action(self, action: Tensor) -> None:
-        space = self.spec_.action
-        if action.shape[:1] != (self.num_envs,):
-            raise ValueError(f"action has shape {tuple(action.shape)}, not [{self.num_envs}, ...]")
-        if isinstance(space, Discrete):
-            low, high = torch.aminmax(action)
-            if low < 0 or high >= space.n:
-                raise ValueError(f"action {int(low)} .. {int(high)} outside 0 .. {space.n - 1}")
-        elif not torch.isfinite(action).all():
-            raise ValueError("action holds a number that is not finite")
 
 
 def check_count(name: str, value: int, low: int) -> None:

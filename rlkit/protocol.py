@@ -32,6 +32,25 @@ class Box:
     high: float = float("inf")
 
 
+@dataclass(frozen=True)
+class MultiDiscrete:
+    """Sequences of `length` integers `0 .. n - 1`, as int64 tensors `[N, length]`."""
+
+    n: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Several named observations at once, as a dict from name to tensor `[N, ...]`."""
+
+    parts: tuple[tuple[str, Discrete | Box | MultiDiscrete], ...]  # names differ, at least one
+
+
+ActionSpace = Discrete | Box | MultiDiscrete
+ObservationSpace = Discrete | Box | MultiDiscrete | Composite
+
+
 class BetaPrior(NamedTuple):
     """Independent Beta(`alpha`, `beta`) laws on the arm means."""
 
@@ -84,6 +103,7 @@ class Known(NamedTuple):
     demonstrations: Demonstrations | None = None
     model: Any = None  # rlkit.models.Model, for agents that plan
     tokens: Any = None  # rlkit.tokens.TokenKnowledge, for agents that write responses
+    diffusion: Any = None  # rlkit.diffusion.task.DiffusionTask, for agents that sample chains
     rewards: Tensor | None = (
         None  # [S, A, K, m] of every outcome of `model`, where there are several
     )
@@ -93,8 +113,8 @@ class Known(NamedTuple):
 class Spec:
     """What the agent may know: spaces, time limit, total number of steps, disclosed knowledge."""
 
-    observation: Discrete | Box
-    action: Discrete | Box
+    observation: ObservationSpace
+    action: ActionSpace
     horizon: int | None = None  # episode length; None is a continuing task
     known: Known = field(default_factory=Known)
     total_steps: int | None = None  # length of the run, for agents that need it in advance

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from rlkit.arms import arm_count
-from rlkit.protocol import Spec, Transition, Tree
+from rlkit.protocol import MultiDiscrete, Spec, Transition, Tree
 from rlkit.random import Rng
 from rlkit.registry import agent
 
@@ -23,15 +23,18 @@ class Uniform:
         """No state.
 
         Raises:
-            ValueError: the actions are not at least two arms.
+            ValueError: the actions are neither at least two arms nor sequences of integers.
         """
-        arm_count(spec)
+        if not isinstance(spec.action, MultiDiscrete):
+            arm_count(spec)
         return ()
 
     def act(
         self, spec: Spec, state: tuple[()], observation: Tree, rng: Rng
     ) -> tuple[Tensor, tuple[()]]:
-        """A uniform arm `[N]`."""
+        """A uniform arm `[N]`, or uniform entries `[N, length]` of a sequence."""
+        if isinstance(spec.action, MultiDiscrete):
+            return rng.integers("arm", spec.action.n, spec.action.length), state
         return rng.integers("arm", arm_count(spec)), state
 
     def learn(self, spec: Spec, state: tuple[()], batch: Transition, rng: Rng) -> tuple[()]:

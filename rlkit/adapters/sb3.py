@@ -8,9 +8,11 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from rlkit.adapters.arrays import flat_rows, flat_space, to_numpy
+from rlkit.adapters.arrays import copy_arrays, flat_space, take_row, to_arrays, to_numpy
 from rlkit.adapters.lookahead import Lookahead
 from rlkit.engine import BatchedEnv
+from rlkit.protocol import Box, Tree
+from rlkit.spaces import is_bounded, shape_of
 from rlkit.validation import nearest
 
 try:
@@ -26,9 +28,10 @@ Indices = None | int | Iterable[int]
 class SB3VecEnv(VecEnv):
     """A `BatchedEnv` for stable-baselines3: numpy, float32 rewards, one info dict a row.
 
-    Matrix observations are flattened, empty ones become one zero. `infos[i]` of an ended row
-    holds `terminal_observation` and `TimeLimit.truncated` (False on a true termination). A seed
-    serves all rows: they differ by their replica number, never by `seed + i`.
+    Matrix observations are flattened, empty ones become one zero, several at once are a dict of
+    arrays, for `MultiInputPolicy`. `infos[i]` of an ended row holds `terminal_observation` and
+    `TimeLimit.truncated` (False on a true termination). A seed serves all rows: they differ by
+    their replica number, never by `seed + i`.
 
     Args:
         env: the rows.
@@ -40,16 +43,23 @@ class SB3VecEnv(VecEnv):
     """
 
     def __init__(self, env: BatchedEnv, info_keys: tuple[str, ...] = ()) -> None:
-        if not isinstance(env.single_action_space, spaces.Discrete | spaces.Box):
+        if not isinstance(
+            env.single_action_space, spaces.Discrete | spaces.Box | spaces.MultiDiscrete
+        ):
             raise ValueError(f"stable-baselines3 cannot act in {env.single_action_space}")
+        if not is_bounded(env.single_action_space):
+            raise ValueError(
+                f"stable-baselines3 cannot act in {env.single_action_space}, without bounds"
+            )
         self.env, self.info_keys = env, info_keys
         self._actions: NDArray[Any] = np.zeros(0)
         self._seed: int | None = None
         self._ahead: Lookahead | None = None
-        self._still: NDArray[Any] = np.zeros(0)
+        self._still: Any = np.zeros(0)
+        action = env.spec_.action
+        self._count = 0 if isinstance(action, Box) else action.n
+        self._shape = (env.num_envs, *shape_of(action))
         flat = flat_space(env.single_observation_space)
-        self._flatten = flat is not env.single_observation_space
-        self._count = int(getattr(env.single_action_space, "n", 0))
         super().__init__(env.num_envs, flat, env.single_action_space)
         self._check_info_keys()
 
@@ -68,8 +78,8 @@ class SB3VecEnv(VecEnv):
         self._seed = None if seed is None else seed % 2**32
         return [self._seed] * self.num_envs
 
-    def reset(self) -> NDArray[Any]:
-        """Start episodes in all rows; observations `[N, ...]`."""
+    def reset(self) -> Any:
+        """Start episodes in all rows; observations `[N, ...]`, or a dict of such."""
         observation, _ = self.env.reset(seed=self._seed)
         self.reset_infos = [{} for _ in range(self.num_envs)]
         if self._seed is not None or self._ahead is None:
@@ -79,11 +89,10 @@ class SB3VecEnv(VecEnv):
             self._ahead.elapsed = 0
         self._seed = None
         self._still = self._view(observation)
-        return self._still.copy()
+        return copy_arrays(self._still)
 
-    def _view(self, observation: torch.Tensor) -> NDArray[Any]:
-        array = to_numpy(observation)
-        return flat_rows(array) if self._flatten else array
+    def _view(self, observation: Tree) -> Any:
+        return to_arrays(observation, self.observation_space, flatten=True)
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Note the actions `[N, ...]`; `step_wait` takes them.
@@ -92,6 +101,8 @@ class SB3VecEnv(VecEnv):
             ValueError: an action outside the action space.
         """
         if self._count:
+            if np.asarray(actions).dtype.kind not in "iu":
+                raise ValueError(f"actions {actions} are not integers")
             self._actions = np.array(actions, dtype=np.int64)
             # As unsigned numbers negative ones are large: one reduction checks both ends.
             if self._actions.view(np.uint64).max() >= self._count:
@@ -100,10 +111,13 @@ class SB3VecEnv(VecEnv):
             self._actions = np.array(actions, dtype=np.float32)
             if not np.isfinite(self._actions).all():
                 raise ValueError(f"actions {actions} hold a number that is not finite")
-        if self._actions.shape[:1] != (self.num_envs,):
-            raise ValueError(f"actions {self._actions.shape}, not [{self.num_envs}, ...]")
+        if self._actions.shape != self._shape:
+            space = self.env.single_action_space
+            raise ValueError(
+                f"actions {self._actions.shape}, not [{self.num_envs}, ...] of {space}"
+            )
 
-    def step_wait(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], list[dict[str, Any]]]:
+    def step_wait(self) -> tuple[Any, NDArray[Any], NDArray[Any], list[dict[str, Any]]]:
         """Observations, float32 rewards, ends of episodes and infos of the step."""
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if self._ahead is not None:
@@ -124,19 +138,19 @@ class SB3VecEnv(VecEnv):
         if rows.size:
             final, cut = self._view(done.final), done.truncated.cpu().numpy()
             for row in rows.tolist():
-                infos[row]["terminal_observation"] = final[row]
+                infos[row]["terminal_observation"] = take_row(final, row)
                 infos[row]["TimeLimit.truncated"] = bool(cut[row])
         return self._view(done.observation), reward, ends, infos
 
     def _foreseen(
         self, reward: NDArray[Any], ended: bool, infos: list[dict[str, Any]]
-    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], list[dict[str, Any]]]:
+    ) -> tuple[Any, NDArray[Any], NDArray[Any], list[dict[str, Any]]]:
         """A step without state: the observation stands still, only the time limit ends."""
         if ended:
             for row, info in enumerate(infos):
-                info["terminal_observation"] = self._still[row].copy()
+                info["terminal_observation"] = copy_arrays(take_row(self._still, row))
                 info["TimeLimit.truncated"] = True
-        return self._still.copy(), reward, np.full(self.num_envs, ended), infos
+        return copy_arrays(self._still), reward, np.full(self.num_envs, ended), infos
 
     def _add_diagnostics(self, infos: list[dict[str, Any]], action: torch.Tensor) -> None:
         gains = self.env.problem.diagnostics(self.env.instance, self.env.state, action)

@@ -7,22 +7,23 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
 
 from rlkit.adapters import render
-from rlkit.adapters.arrays import flat_rows, flat_space, to_numpy
+from rlkit.adapters.arrays import first_row, flat_space, take_row, to_arrays, to_numpy
 from rlkit.engine import BatchedEnv
 from rlkit.grids import Scene
 from rlkit.legality import check_legal, legal_actions
 from rlkit.protocol import Discrete, Instance, Problem, Tree
+from rlkit.spaces import check_action
 from rlkit.validation import check_choice
 
 
 class SingleEnv(gymnasium.Env[Any, Any]):
     """Row `first_replica` of the vector environment, alone.
 
-    Observations are Python integers or numpy arrays, rewards and flags Python numbers. At the end
-    of an episode `step` returns the last observation of that episode; `reset` starts the next.
+    Observations are Python integers, numpy arrays or dicts of such, rewards and flags Python
+    numbers. At the end of an episode `step` returns the last observation of that episode; `reset`
+    starts the next.
 
     Args:
         problem: what to simulate.
@@ -32,6 +33,7 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         device: where the engine computes.
         first_replica: which replica this is, >= 0.
         flatten: give observations as vectors of at least one number, as policy networks want.
+        check_legality: refuse illegal actions of the action space; else the problem replaces them.
 
     Raises:
         ValueError: an argument outside its range, or a picture of continuous actions asked for.
@@ -46,8 +48,9 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         device: str = "cpu",
         first_replica: int = 0,
         flatten: bool = False,
+        check_legality: bool = True,
     ) -> None:
-        self.problem = problem
+        self.problem, self.check_legality = problem, check_legality
         self.batch = BatchedEnv(
             problem,
             1,
@@ -58,18 +61,18 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         )
         space = self.batch.single_observation_space
         self.observation_space = flat_space(space) if flatten else space
-        self._flatten = self.observation_space is not space
+        self._flatten = flatten
         self.action_space = self.batch.single_action_space
         action = self.batch.spec_.action
         self._actions = action.n if isinstance(action, Discrete) else 0
-        self._scene: Callable[[Instance, Tensor], Scene] | None = getattr(problem, "render", None)
+        self._scene: Callable[[Instance, Tree], Scene] | None = getattr(problem, "render", None)
         drawn = ["ansi", "rgb_array"] if self._actions or self._scene else []
         self.metadata = {"render_modes": drawn, "render_fps": 4}
         if render_mode is not None:
             check_choice("render_mode", render_mode, drawn)
         self.render_mode = render_mode
         self._tally: render.Tally | None = None
-        self._seen: Tensor | None = None
+        self._seen: Tree = None
         self._running = False
 
     def reset(
@@ -92,12 +95,15 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         return self._view(observation), self._masks(self.batch.state)
 
     def _masks(self, state: Tree) -> dict[str, Any]:
-        """Legal actions in a state as Gymnasium's `Discrete.sample` takes them, int8."""
+        """Legal actions in a state as Gymnasium's `Discrete.sample` takes them, int8.
+
+        Of sequences one row an entry, `[length, A]`: `MultiDiscrete.sample` wants their tuple.
+        """
         masks = legal_actions(self.problem, self.batch.instance, state)
         return {k: to_numpy(v[0]).astype(np.int8) for k, v in masks.items()}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Take an action; `info` holds the discount and the problem's diagnostics.
+        """Take an action; `info` holds the discount, the problem's diagnostics and its feedback.
 
         Raises:
             ValueError: an action outside the action space.
@@ -107,26 +113,31 @@ class SingleEnv(gymnasium.Env[Any, Any]):
             raise RuntimeError("no episode is running: call reset() before step()")
         if not self.action_space.contains(action):
             raise ValueError(f"action = {action!r} outside {self.action_space}")
-        row = torch.as_tensor(np.asarray(action)[None], device=self.batch.replica.device)
-        check_legal(self.batch.masks(), row, self.batch.elapsed)
+        batch = self.batch
+        row = torch.as_tensor(np.asarray(action)[None], device=batch.replica.device)
+        check_action(batch.spec_.action, row, 1)
+        if self.check_legality:
+            check_legal(self.problem, batch.instance, batch.state, row, batch.elapsed)
         with torch.no_grad():
-            gains = self.problem.diagnostics(self.batch.instance, self.batch.state, row)
-            done = self.batch.advance(row)
+            gains = self.problem.diagnostics(batch.instance, batch.state, row)
+            done = batch.advance(row)
         reward = float(done.reward)
         info = {"discount": float(done.discount), **{k: float(v) for k, v in gains.items()}}
         if self._tally is not None:
             self._tally.add(int(action), reward)
+        if done.feedback is not None:
+            info["feedback"] = first_row(done.feedback)
         info |= self._masks(done.successor)
         terminated, truncated = bool(done.terminated), bool(done.truncated)
         self._running = not (terminated or truncated)
         return self._view(done.final), reward, terminated, truncated, info
 
-    def _view(self, observation: Tensor) -> Any:
+    def _view(self, observation: Tree) -> Any:
         self._seen = observation
+        view = take_row(to_arrays(observation, self.observation_space, self._flatten), 0)
         if isinstance(self.observation_space, spaces.Discrete):
-            return int(observation)
-        array = to_numpy(observation)
-        return flat_rows(array)[0] if self._flatten else array[0]
+            return int(view)
+        return view
 
     def render(self) -> Any:
         """The problem's scene, text or `[H, W, 3]`; None before the first reset.

@@ -9,18 +9,21 @@ from torch import Tensor
 
 from rlkit.adapters.single import SingleEnv
 from rlkit.checker.report import Check, Fault
-from rlkit.checker.structure import ROWS, check_bounds
+from rlkit.checker.spaces import check_bounds
 from rlkit.checker.trace import (
+    ROWS,
     SEED,
     Trace,
     choose_actions,
     first_difference,
     generator_states,
+    leaves_by_name,
     named_leaves,
     record,
 )
 from rlkit.engine import BatchedEnv
 from rlkit.protocol import Discrete, Problem
+from rlkit.spaces import parts_of
 
 STEPS = 1000
 FEW = 100  # steps where several batches are compared
@@ -60,9 +63,9 @@ class Behaviour:
         _ = self.trace
 
     def finite(self) -> None:
-        """No NaN, no infinity."""
+        """No NaN, no infinity; feedback may hold the logarithm of zero."""
         for name, value in self.trace.values.items():
-            bad = ~torch.isfinite(value)
+            bad = torch.isnan(value) if name.startswith("feedback") else ~torch.isfinite(value)
             if bool(bad.any()):
                 where = bad.nonzero()[0].tolist()
                 raise Fault(
@@ -91,7 +94,9 @@ class Behaviour:
         """Observations inside their space, rewards inside their range, all the way."""
         spec = self.problem.spec(self.trace.before)
         for name in ("observation", "final_obs"):
-            check_bounds(self.trace.values[name], spec.observation, "observation")
+            for path, part in parts_of(spec.observation, name):
+                told = path.replace("final_obs", "observation", 1)
+                check_bounds(self.trace.values[path], part, told)
         low, high = spec.reward_range
         reward = self.trace.values["reward"]
         reward = reward[~torch.isnan(reward)]
@@ -253,7 +258,7 @@ def optimal_action(env: BatchedEnv) -> Tensor:
 
 def record_single(problem: Problem, replica: int, limit: int) -> dict[str, Tensor]:
     """Trajectory `[T, 1, ...]` of the single environment, reset at every end."""
-    env = SingleEnv(problem, first_replica=replica, max_episode_steps=limit)
+    env = SingleEnv(problem, first_replica=replica, max_episode_steps=limit, check_legality=False)
     env.reset(seed=SEED)
     space = env.batch.spec_.action
     rows: dict[str, list[Any]] = {}
@@ -266,6 +271,6 @@ def record_single(problem: Problem, replica: int, limit: int) -> dict[str, Tenso
         if terminated or truncated:  # rows of the vector environment have begun anew
             seen["observation"], begun = env.reset()
             seen |= begun
-        for name, value in seen.items():
+        for name, value in leaves_by_name(seen).items():
             rows.setdefault(name, []).append(torch.as_tensor(value))
     return {name: torch.stack(values)[:, None] for name, values in rows.items()}

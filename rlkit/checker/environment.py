@@ -13,6 +13,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 from rlkit.adapters.single import SingleEnv
 from rlkit.checker.report import Check, Fault, describe
 from rlkit.checker.trace import SEED, generator_states
+from rlkit.spaces import is_bounded
 
 Make = Callable[[], gymnasium.Env[Any, Any]]
 # An infinite bound is the truth of a Gaussian, a matrix that of an action set; an environment
@@ -54,8 +55,10 @@ class Environment:
         except ImportError:
             return "stable-baselines3 is not installed"
         env = self.make_flat()
-        if not isinstance(env.action_space, spaces.Discrete | spaces.Box):
+        if not isinstance(env.action_space, spaces.Discrete | spaces.Box | spaces.MultiDiscrete):
             return f"stable-baselines3 has no {type(env.action_space).__name__} actions"
+        if not is_bounded(env.action_space):
+            return "stable-baselines3 has no actions without bounds"
         refuse_warnings("stable-baselines3", lambda: check_sb3(env))
         return None
 
@@ -89,7 +92,8 @@ class Environment:
         for step, (observation, reward, *_) in enumerate(self.transitions()):
             if not math.isfinite(reward):
                 raise Fault(f"reward is {reward} at step {step}: every number must be finite")
-            if isinstance(observation, np.ndarray) and not np.isfinite(observation).all():
+            parts = observation.values() if isinstance(observation, dict) else [observation]
+            if not all(np.isfinite(x).all() for x in parts if isinstance(x, np.ndarray)):
                 raise Fault(f"observation is not finite at step {step}: mend the dynamics")
 
     def observation(self) -> None:

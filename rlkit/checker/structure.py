@@ -10,11 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_structure
 
 from rlkit.checker.report import Check, Fault
-from rlkit.checker.trace import SEED, choose_actions, copy_tree, form, named_leaves
-from rlkit.protocol import Box, Discrete, Instance, Problem, Spec, Step, Tree
+from rlkit.checker.spaces import check_declared, check_space
+from rlkit.checker.trace import ROWS, SEED, choose_actions, copy_tree, form, named_leaves
+from rlkit.protocol import Composite, Instance, Problem, Spec, Step, Tree
 from rlkit.random import Rng
+from rlkit.spaces import parts_of
 
-ROWS = 7
 # Checks without which the others mean nothing.
 VITAL = ("parameters", "instance", "spec", "state", "observation", "step", "diagnostics")
 HOST_READS = {
@@ -91,14 +92,13 @@ class Structure:
         spec = self.problem.spec(self._kept["instance"])
         if not isinstance(spec, Spec):
             raise Fault(f"spec() returned a {type(spec).__name__}: return a Spec")
-        for name, space in (("observation", spec.observation), ("action", spec.action)):
-            if isinstance(space, Discrete):
-                if space.n < 1:
-                    raise Fault(f"spec.{name} = {space}: a Discrete space needs n >= 1")
-            elif not isinstance(space, Box):
-                raise Fault(f"spec.{name} is a {type(space).__name__}: give a Discrete or a Box")
-            elif not space.low < space.high:
-                raise Fault(f"spec.{name} = {space}: low must be less than high")
+        seen = spec.observation
+        if isinstance(seen, Composite):
+            names = [name for name, _ in seen.parts]
+            if not names or len(set(names)) < len(names):
+                raise Fault(f"spec.observation has parts {names}: give at least one, names differ")
+        for name, space in (*parts_of(seen, "observation"), ("action", spec.action)):
+            check_declared(space, name)
         self._kept["spec"] = spec
 
     def state(self) -> None:
@@ -268,28 +268,3 @@ def check_same_form(old: Tree, new: Tree) -> None:
             raise Fault(
                 f"{path} is {form(a)} after reset and {form(b)} after transition: keep its form"
             )
-
-
-def check_space(value: object, space: Discrete | Box, name: str) -> None:
-    """Refuse what is not in `space`, row by row."""
-    if not isinstance(value, Tensor):
-        raise Fault(f"{name} is a {type(value).__name__}: return a tensor")
-    discrete = isinstance(space, Discrete)
-    shape = (ROWS,) if isinstance(space, Discrete) else (ROWS, *space.shape)
-    if value.shape != shape:
-        raise Fault(f"{name} has shape {list(value.shape)}, the spec says {list(shape)}")
-    if (value.dtype != torch.int64) if discrete else not value.dtype.is_floating_point:
-        wanted = "int64" if discrete else "a floating-point type"
-        raise Fault(f"{name} is {form(value)}, a {type(space).__name__} space wants {wanted}")
-    check_bounds(value, space, name)
-
-
-def check_bounds(value: Tensor, space: Discrete | Box, name: str) -> None:
-    """Refuse numbers outside `space`; NaN is another check's business."""
-    if value.numel() == 0:
-        return
-    low, high = (0, space.n - 1) if isinstance(space, Discrete) else (space.low, space.high)
-    known = value[~torch.isnan(value)]
-    for extreme in (known.min(), known.max()) if known.numel() else ():
-        if not low <= float(extreme) <= high:
-            raise Fault(f"{name} {float(extreme):.6g} outside [{low}, {high}] of the spec")

@@ -12,18 +12,21 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map
 
 from rlkit.checker.report import Fault
 from rlkit.engine import BatchedEnv
-from rlkit.protocol import Box, Discrete, Instance, Problem, Tree
+from rlkit.protocol import ActionSpace, Discrete, Instance, MultiDiscrete, Problem, Tree
 from rlkit.random import Rng
 
 SEED = 123
+ROWS = 7  # replicas in most checks
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}  # relative, for sums and matrix products
 
 
-def choose_actions(space: Discrete | Box, replica: Tensor, step: int) -> Tensor:
+def choose_actions(space: ActionSpace, replica: Tensor, step: int) -> Tensor:
     """Uniform actions `[N, ...]`, a function of replica and step alone."""
     rng = Rng(SEED, "check", replica, step)
     if isinstance(space, Discrete):
         return rng.integers("action", space.n)
+    if isinstance(space, MultiDiscrete):
+        return rng.integers("action", space.n, space.length)
     low, high = max(space.low, -1e3), min(space.high, 1e3)
     return low + (high - low) * rng.uniform("action", *space.shape)
 
@@ -97,9 +100,14 @@ def record(
 def outcome(env: BatchedEnv, action: Tensor) -> dict[str, Tensor]:
     """Everything that one step returns, by name."""
     observation, reward, terminated, truncated, info = env.step(action)
-    told = {name: info[name] for name in info if name not in ("_final_obs", "feedback")}
+    told = {name: info[name] for name in info if name != "_final_obs"}
     flags = {"terminated": terminated, "truncated": truncated}
-    return {"observation": observation, "reward": reward, **told, **flags}
+    return leaves_by_name({"observation": observation, "reward": reward, **told, **flags})
+
+
+def leaves_by_name(seen: dict[str, Tree]) -> dict[str, Any]:
+    """Leaves of every entry, named such as `observation['x']` and `feedback.score`."""
+    return {path: leaf for name in seen for path, leaf in named_leaves(seen[name], name)}
 
 
 def close(a: Tensor, b: Tensor, exact: bool) -> Tensor:

@@ -203,7 +203,9 @@ class TokenProblem:
         zero = torch.zeros_like(rng.replica)
         return TokenState(automaton.origin.gather(1, prompt).squeeze(1), zero)
 
-    def reset_to(self, instance: Instance, options: dict[str, Any]) -> tuple[TokenState, Tensor]:
+    def reset_to(
+        self, instance: Instance, options: dict[str, Any], usual: TokenState
+    ) -> tuple[TokenState, Tensor]:
         """A response begun by `options["prefix"]`, to `options["prompt"]`; and its length `[N]`.
 
         Raises:
