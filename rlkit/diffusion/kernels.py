@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlkit.diffusion.checks import checking
 from rlkit.diffusion.mixtures import Mixture
 from rlkit.diffusion.schedules import Schedule
 from rlkit.random import Rng
@@ -147,7 +148,7 @@ class Kernel:
         """Levels of t and t - 1, `[N or 1, B or 1]`."""
         if isinstance(t, int):
             check_integer("t", t, 1, self.schedule.steps)
-        elif not torch.compiler.is_compiling():
+        elif checking():
             check_integer("t", int(t.min()), 1, self.schedule.steps)
         return self.schedule.at(t).to(x), self.schedule.at(t - 1).to(x)
 

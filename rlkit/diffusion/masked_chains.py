@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlkit.diffusion.checks import checking
 from rlkit.diffusion.masked import LETTERS, MASK, Denoiser, check_tokens, one_hot
 from rlkit.random import Rng
 from rlkit.validation import check_integer
@@ -37,6 +38,8 @@ def refuse_changes(tokens: Tensor, successor: Tensor) -> None:
     Raises:
         ValueError: an unmasked token changes; names the first chain.
     """
+    if not checking():
+        return
     wrong = ((tokens != MASK) & (successor != tokens)).any(2)
     if bool(wrong.any()):
         before, after = tokens[wrong][0].tolist(), successor[wrong][0].tolist()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlkit.diffusion.checks import checking
 from rlkit.validation import check_integer, check_real, interval
 
 CLIP = 1e-3  # least ratio of two neighbouring levels of the cosine schedule
@@ -24,7 +25,7 @@ def level(abar: float | Tensor, like: Tensor) -> Tensor:
     value = torch.as_tensor(abar, dtype=like.dtype, device=like.device)
     if value.dim() > 2:
         raise ValueError(f"abar has shape {tuple(value.shape)}; accepted: [], [N] or [N, B]")
-    if not torch.compiler.is_compiling():
+    if checking():
         wrong = ~((value > 0) & (value <= 1))
         if bool(wrong.any()):
             raise ValueError(f"abar = {float(value[wrong][0])} outside {interval(0, 1, True)}")
@@ -73,7 +74,7 @@ class Schedule:
             ValueError: `t` outside `0 .. T`.
         """
         index = torch.as_tensor(t, device=self.abar.device)
-        if not torch.compiler.is_compiling():
+        if checking():
             low, high = int(index.min()), int(index.max())
             if low < 0 or high > self.steps:
                 raise ValueError(f"t = {low if low < 0 else high} outside [0, {self.steps}]")
@@ -150,4 +151,26 @@ def cosine_schedule(steps: int, offset: float = 0.008) -> Schedule:
     u = torch.arange(steps + 1, dtype=torch.float64) / steps
     curve = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
     ratio = torch.clamp(curve[1:] / curve[:-1], min=CLIP)
+    return Schedule(torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(ratio, 0)]))
+
+
+def sigmoid_schedule(steps: int, end_beta: float = 0.01, start_beta: float = 1e-5) -> Schedule:
+    """Levels whose noise rates 1 - a_t rise as a sigmoid from `start_beta` to `end_beta`.
+
+    Fan and Lee (2023), SFT-PG, released toy experiment: with ten steps and the default
+    `end_beta` the last level is 0.951, far from pure noise; with 0.5 it is 0.037.
+
+    Args:
+        steps: T >= 1.
+        end_beta: largest rate, in (start_beta, 1).
+        start_beta: least rate, in (0, 1).
+
+    Returns:
+        Schedule with `[T + 1]` levels.
+    """
+    check_integer("T", steps, 1)
+    check_real("start_beta", start_beta, 0, 1, open_low=True, open_high=True)
+    check_real("end_beta", end_beta, start_beta, 1, open_low=True, open_high=True)
+    rise = torch.sigmoid(torch.linspace(-6, 6, steps, dtype=torch.float64))
+    ratio = 1 - (start_beta + rise * (end_beta - start_beta))
     return Schedule(torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(ratio, 0)]))

@@ -1,0 +1,1 @@
+"""Diffusion models as Markov decision processes."""
