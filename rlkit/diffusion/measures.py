@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from rlkit.diffusion.gaussian_task import GaussianDiffusion
+from rlkit.diffusion.masked import sequences
 from rlkit.diffusion.masked_oracles import ChainLaw, objective, parallel_law, single_law
 from rlkit.diffusion.masked_policies import MaskedSampler
 from rlkit.diffusion.masked_task import MaskedDiffusion
+from rlkit.diffusion.motif_task import MotifDiffusion
 from rlkit.diffusion.policies import AffinePolicy, Policy
 from rlkit.diffusion.riccati import measure_affine, solved
 from rlkit.diffusion.task import DiffusionTask, asked, knowledge
@@ -26,8 +28,9 @@ def measure(
     """Expectations of a trained sampler, `[N]` each.
 
     `gold_reward` and `proxy_reward`; `path_kl` from the reference; `gap` of the objective
-    `gold_reward - alpha path_kl` from the best for x_T of the same law, where that is known; for
-    enumerated sequences also `kl` and `tv`, of samples to the data and to the tilted law.
+    `gold_reward - alpha path_kl` from the best of these chains for x_T of the same law, where that
+    is known, which it is not for DDPM and DDIM on mixtures; for enumerated sequences also `kl` and
+    `tv`, of samples to the data and to the tilted law.
     """
     task = knowledge(spec)
     if isinstance(task, MaskedDiffusion) and task.exact and isinstance(policy, MaskedSampler):
@@ -40,7 +43,9 @@ def measure(
         path = policy.divergence(spec, parameters, chains).sum(1).mean(1).double()
     found = rewards_of(task, chains.point, chains.prompt)
     found["path_kl"] = path
-    if task.exact:
+    if isinstance(task, MotifDiffusion):
+        found |= task.describe(chains.point)
+    if task.exact and not (isinstance(task, GaussianDiffusion) and not task.attained):
         best = task.optimum(alpha).fixed.expand(len(path))
         found["gap"] = best - (found["gold_reward"] - alpha * path)
     return found
@@ -65,11 +70,13 @@ def enumerate_chain(task: MaskedDiffusion, table: Tensor, alpha: float) -> dict[
         else single_law(table, base)
     )
     reward, tilted = task.rewards(), task.tilt(alpha)
+    every = sequences(task.length).to(reward.device)[None]
+    observed = task.reward(every, every[..., 0])
     ratio = torch.log(chain.law.clamp(min=1e-300)) - torch.log(task.table.law)
     n = len(chain.law)
     return {
         "gold_reward": (chain.law * reward).sum(1),
-        "proxy_reward": (chain.law * reward).sum(1),
+        "proxy_reward": (chain.law * observed).sum(1),
         "path_kl": chain.path_kl,
         "gap": task.optimum(alpha).fixed.expand(n) - objective(chain, reward, alpha),
         "kl": (chain.law * ratio).sum(1),

@@ -1,0 +1,1 @@
+"""Agents that fine-tune, steer or search the samplers of diffusion models."""
