@@ -83,7 +83,8 @@ def check_action(space: ActionSpace, action: Tensor, rows: int) -> None:
         return
     low, high = (extreme.item() for extreme in torch.aminmax(action))
     if isinstance(space, Box) and not (abs(low) < float("inf") and abs(high) < float("inf")):
-        raise ValueError("action holds a number that is not finite")
+        row = int((~torch.isfinite(action)).nonzero()[0, 0])
+        raise ValueError(f"action of row {row} holds a number that is not finite")
     least, greatest = bounds_of(space)
     if low < least or high > greatest:
         raise ValueError(f"action {low:.9g} .. {high:.9g} outside {least} .. {greatest}")

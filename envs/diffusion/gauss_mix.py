@@ -92,6 +92,11 @@ class GaussMixDiffusion(DiffusionProblem):
         check_integer("steps", self.steps, 1)
         check_real("rho", self.rho, 0, open_low=True)
         check_real("terminal_abar", self.terminal_abar, 0, 0.95)
+        if self.terminal_abar > 0 and self.schedule != "linear":
+            raise ValueError(
+                f"terminal_abar = {self.terminal_abar} with schedule = {self.schedule!r}; "
+                "accepted: schedule = 'linear'"
+            )
         check_real("eta", self.eta, 0, 1)
         check_real("last_variance", self.last_variance, 0, open_low=True)
         if self.reward != "modes" and (self.prompts > 1 or self.data == "ring"):
@@ -124,7 +129,8 @@ class GaussMixDiffusion(DiffusionProblem):
         """The preset, the same for all replicas."""
         n = rng.n
         made = ring(self.dimension, n) if self.data == "ring" else PRESETS[self.data](n)
-        return Instance(replica=tables_of(made))
+        tables = tables_of(made)
+        return Instance(replica=GaussTables(*(table.to(rng.device) for table in tables)))
 
     def task(self, instance: Instance) -> GaussianDiffusion:
         """The sampler with its reward."""

@@ -5,10 +5,10 @@ from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from rlkit.diffusion.masked import LETTERS, Denoiser
+from rlkit.diffusion.checks import trusted
+from rlkit.diffusion.masked import Denoiser, MarkovMask
 from rlkit.diffusion.masked_task import CHAINS
 from rlkit.diffusion.masked_tasks import Reward
 from rlkit.diffusion.masked_training import (
@@ -22,11 +22,9 @@ from rlkit.diffusion.masked_training import (
 from rlkit.diffusion.motif_rewards import MotifCount, MotifReward
 from rlkit.diffusion.motif_task import MotifDiffusion
 from rlkit.diffusion.motifs import MotifLaw
-from rlkit.diffusion.problem import ChainState, DiffusionProblem
-from rlkit.diffusion.task import DiffusionTask
-from rlkit.envs.diffusion.masked_seq import legal_letters
+from rlkit.diffusion.sequence_problem import SequenceProblem
 from rlkit.networks.convolution import Tagger
-from rlkit.protocol import Instance, MultiDiscrete
+from rlkit.protocol import Instance
 from rlkit.random import Rng
 from rlkit.registry import problem
 from rlkit.validation import check_choice, check_integer, check_real
@@ -44,7 +42,7 @@ class MotifNetworks(NamedTuple):
 
 @problem("MotifDNA-v0")
 @dataclass(frozen=True)
-class MotifDNA(DiffusionProblem):
+class MotifDNA(SequenceProblem):
     """Reverse masked diffusion on DNA-like sequences; the reward is how well two motifs fit.
 
     State x_t with its time t, action x_(t-1), which may only reveal masked positions. The defaults
@@ -108,11 +106,6 @@ class MotifDNA(DiffusionProblem):
             self.training_seed,
         )
 
-    @property
-    def horizon(self) -> int:
-        """Denoising steps of a chain."""
-        return self.steps if self.chain == "parallel" else self.length
-
     def instance(self, rng: Rng) -> Instance:
         """The trained networks, the same for all replicas; which replicas there are."""
         denoiser: Tagger | tuple[()] = ()
@@ -125,10 +118,18 @@ class MotifDNA(DiffusionProblem):
         there = tree_map(lambda leaf: leaf.to(rng.device), networks)
         return Instance(there, rng.replica)
 
+    def background(self, device: torch.device) -> MarkovMask:
+        """The law without motifs, on a device."""
+        law = self.law.background
+        if device == law.start.device:
+            return law
+        with trusted():
+            return MarkovMask(law.start.to(device), law.transition.to(device), self.length)
+
     def task(self, instance: Instance) -> MotifDiffusion:
         """The sampler with its reward."""
         networks: MotifNetworks = instance.shared
-        denoiser: Denoiser = self.law.background
+        denoiser: Denoiser = self.background(instance.replica.device)
         if networks.denoiser:
             denoiser = NetworkDenoiser(networks.denoiser, self.length)
         learned: list[Reward | None] = [None, None]
@@ -146,17 +147,3 @@ class MotifDNA(DiffusionProblem):
             truth=self.truth,
             judging=learned[1],
         )
-
-    def point_space(self, task: DiffusionTask) -> MultiDiscrete:
-        """Four letters and the mask."""
-        return MultiDiscrete(LETTERS + 1, self.length)
-
-    def action_mask(self, instance: Instance, state: ChainState) -> Tensor:
-        """Legal tokens of each position, `[N, L, 5]` bool."""
-        return legal_letters(state)
-
-    def legalise(self, state: ChainState, action: Tensor) -> Tensor:
-        """`action`, with revealed letters kept and, at the end, no mask."""
-        legal = legal_letters(state)
-        fine = legal.gather(2, action[..., None]).squeeze(2)
-        return torch.where(fine, action, legal.to(torch.int8).argmax(2))

@@ -32,14 +32,15 @@ from rlkit.diffusion.mixtures import gm1 as gm1
 from rlkit.diffusion.mixtures import gm2 as gm2
 from rlkit.diffusion.mixtures import lqg as lqg
 from rlkit.diffusion.mixtures import ring as ring
+from rlkit.diffusion.quadrature import GridTilt as GridTilt
+from rlkit.diffusion.quadrature import grid_tilt as grid_tilt
+from rlkit.diffusion.sampling import sample as sample
 from rlkit.diffusion.schedules import Schedule as Schedule
 from rlkit.diffusion.schedules import cosine_schedule as cosine_schedule
 from rlkit.diffusion.schedules import linear_schedule as linear_schedule
 from rlkit.diffusion.schedules import terminal_schedule as terminal_schedule
 from rlkit.diffusion.tilting import Grid as Grid
-from rlkit.diffusion.tilting import GridTilt as GridTilt
 from rlkit.diffusion.tilting import Tilt as Tilt
-from rlkit.diffusion.tilting import grid_tilt as grid_tilt
 from rlkit.diffusion.tilting import linear_reward as linear_reward
 from rlkit.diffusion.tilting import linear_tilt as linear_tilt
 from rlkit.diffusion.tilting import mixture_tilt as mixture_tilt

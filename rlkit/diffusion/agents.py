@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rlkit.alignment.training import Trained, start_training
 from rlkit.diffusion.measures import measure
-from rlkit.diffusion.policies import Policy, check_policy, policy_class
+from rlkit.diffusion.policies import Policy, check_policy, check_suits, policy_class
 from rlkit.diffusion.task import Chains, asked, knowledge
 from rlkit.protocol import Spec, Tree
 from rlkit.random import Rng
@@ -58,7 +58,7 @@ class DiffusionAgent:
         Raises:
             ValueError: the problem is no diffusion MDP, or does not suit the policy.
         """
-        knowledge(spec)
+        check_suits(self.policy, knowledge(spec))
         policy = start_training(self.model.start(spec, rng.child("policy")))
         zero = torch.zeros_like(rng.replica)
         return Learner(policy, self.remember(spec, rng), zero, rng.replica)
@@ -82,7 +82,8 @@ class DiffusionAgent:
         """Rewards, divergences and gap `[N]`; and evaluations of the denoiser so far."""
         alpha = self.alpha if self.alpha > 0 else 1.0
         found = measure(spec, self.model, state.policy.parameters, state.replica, alpha)
-        if self.alpha == 0:
-            found.pop("gap", None)
+        if self.alpha == 0:  # no law is the best one
+            for name in ("gap", "tv"):
+                found.pop(name, None)
         spent = state.iteration.double() * self.batch * self.evaluations(spec)
         return {**found, "evaluations": spent}

@@ -45,6 +45,11 @@ class GaussianDiffusion:
         return self.judge.solvable(self.mixture)
 
     @property
+    def attained(self) -> bool:
+        """Whether `value` and `optimum` are those of these very chains."""
+        return self.exact and self.kernel.kind == "exact"
+
+    @property
     def differentiable(self) -> bool:
         """All rewards of points are."""
         return True
@@ -91,7 +96,7 @@ class GaussianDiffusion:
     gold = reward
 
     def value(self, x: Tensor, t: int, prompt: Tensor, alpha: float) -> Tensor:
-        """Exact soft value, `[N, B]`; the reward at t = 0.
+        """Soft value of the exact kernel, `[N, B]`; the reward at t = 0.
 
         Raises:
             ValueError: no closed form and too many dimensions for quadrature.
@@ -111,7 +116,10 @@ class GaussianDiffusion:
         return replace(self.mixture, log_weight=weight[:, row : row + 1])
 
     def optimum(self, alpha: float) -> Optimum:
-        """Best reward minus `alpha` times divergence for exact marginals, mean over prompts.
+        """Best reward minus `alpha` times divergence of the exact kernel, mean over prompts.
+
+        Chains of "ddpm" and "ddim" approach it as T grows; with few steps their own optimum lies
+        to either side of it.
 
         Raises:
             ValueError: no closed form and too many dimensions for quadrature.

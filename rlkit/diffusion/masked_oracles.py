@@ -34,6 +34,18 @@ class Pairs:
     factor: Tensor
 
 
+def pairs_on(policy: Tensor) -> Pairs:
+    """The pairs of sequences as long as those of laws `[..., 5^L, L, 4]`, on their device."""
+    found = pairs(policy.shape[-2])
+    device = policy.device
+    return Pairs(found.source.to(device), found.target.to(device), found.factor.to(device))
+
+
+def states_on(policy: Tensor) -> Tensor:
+    """All states `[5^L, L]` of laws `[..., 5^L, L, 4]`, on their device."""
+    return sequences(policy.shape[-2], LETTERS + 1).to(policy.device)
+
+
 @cache
 def pairs(length: int) -> Pairs:
     """The `9^length` pairs; int64 tensors `[9^length]`.
@@ -56,10 +68,9 @@ def pair_probability(policy: Tensor, t: int) -> Tensor:
         policy: `[N, 5^L, L, 4]`, the laws used at time `t`.
         t: time, >= 1.
     """
-    length = policy.shape[2]
-    factors = step_factors(sequences(length, LETTERS + 1)[None], policy, t).flatten(1)
-    probability = torch.ones((), dtype=policy.dtype)
-    for index in pairs(length).factor:
+    factors = step_factors(states_on(policy)[None], policy, t).flatten(1)
+    probability = torch.ones((), dtype=policy.dtype, device=policy.device)
+    for index in pairs_on(policy).factor:
         probability = probability * factors[:, index]
     return probability
 
@@ -105,7 +116,7 @@ def masked_divergence(policy: Tensor, reference: Tensor) -> Tensor:
         policy: `[N, 5^L, L, 4]`.
         reference: `[N, 5^L, L, 4]`.
     """
-    masked = sequences(policy.shape[2], LETTERS + 1) == MASK
+    masked = states_on(policy) == MASK
     each = torch.where(policy > 0, policy * (policy.log() - reference.log()), 0.0)
     return torch.where(masked, each.sum(3), 0.0).sum(2)
 
@@ -133,7 +144,7 @@ def parallel_law(policy: Tensor, reference: Tensor, steps: int) -> ChainLaw:
     """
     check_integer("steps", steps, 1)
     policy, reference = check_policies(policy, reference, steps)
-    edges, mass = pairs(policy.shape[3]), _start(policy)
+    edges, mass = pairs_on(policy), _start(policy)
     divergence = mass.new_zeros(mass.shape[0])
     for t in range(steps, 0, -1):
         now = policy[:, t - 1]
@@ -156,9 +167,9 @@ def single_law(policy: Tensor, reference: Tensor) -> ChainLaw:
     length = policy.shape[-2]
     policy, reference = check_policies(policy, reference, length)
     check_integer("length", length, 1, PAIR_LENGTH)
-    states, mass = sequences(length, LETTERS + 1), _start(policy)
+    states, mass = states_on(policy), _start(policy)
     masked = states == MASK
-    target = _reveals(length).clamp(min=0).flatten()
+    target = _reveals(length).clamp(min=0).flatten().to(policy.device)
     divergence = mass.new_zeros(mass.shape[0])
     for t in range(length, 0, -1):
         now, share = policy[:, t - 1], mass / t
@@ -194,9 +205,10 @@ def parallel_values(reference: Tensor, reward: Tensor, alpha: float, steps: int)
     check_real("alpha", alpha, 0, open_low=True)
     check_integer("steps", steps, 1)
     length = reference.shape[2]
-    edges, rows = pairs(length), max(len(reference), len(reward))
+    edges, rows = pairs_on(reference), max(len(reference), len(reward))
     value = reference.new_full((rows, reference.shape[1]), -torch.inf)
-    value = value.index_copy(1, clean_codes(length), reward.expand(rows, -1).to(value))
+    clean = clean_codes(length).to(reference.device)
+    value = value.index_copy(1, clean, reward.expand(rows, -1).to(value))
     values = [value]
     for t in range(1, steps + 1):
         log = pair_probability(reference, t).log() + values[-1][:, edges.target] / alpha
@@ -249,7 +261,7 @@ def single_optimal(reference: Tensor, value: Tensor, alpha: float) -> Tensor:
     """
     check_real("alpha", alpha, 0, open_low=True)
     length = reference.shape[2]
-    masked = sequences(length, LETTERS + 1) == MASK
+    masked = states_on(reference) == MASK
     share = masked.double() / masked.sum(1, keepdim=True).clamp(min=1)
     gain = value[:, _reveals(length).clamp(min=0)] - value[:, :, None, None]
     law = share[..., None] * reference * (gain / alpha).exp()

@@ -135,7 +135,8 @@ class MaskedDiffusion:
         Raises:
             ValueError: too many of them.
         """
-        return self.judge(one_hot(sequences(self.length)))[None]
+        where = None if self.table is None else self.table.log_marginal.device
+        return self.judge(one_hot(sequences(self.length).to(where)))[None]
 
     def tilt(self, alpha: float) -> MaskedTilt:
         """The tilted law and the soft values of the single chain.
@@ -173,7 +174,7 @@ class MaskedDiffusion:
         Raises:
             ValueError: pairs of states are not enumerated.
         """
-        code = (x * place(self.length)).sum(2)
+        code = (x * place(self.length).to(x.device)).sum(2)
         return self.values(alpha)[:, t].expand(len(x), -1).gather(1, code)
 
     def optimum(self, alpha: float) -> Optimum:

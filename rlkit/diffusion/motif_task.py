@@ -68,3 +68,19 @@ class MotifDiffusion(MaskedDiffusion):
         """
         best = best_sequences(self.law, self.truth, self.seed).to(point.device)
         return kmer_correlation(point, best)
+
+    def describe(self, point: Tensor) -> dict[str, Tensor]:
+        """What the tables of papers show of tokens `[N, B, L]`, `[N]` each.
+
+        Medians of the true reward, of the observed one and, where rewards are learned, of the
+        other model; mean log-probability under the data law; naturalness.
+        """
+        letters = one_hot(point)
+        judges = {"true": self.judge, "proxy": self.proxy or self.judge, "judged": self.judging}
+        medians = {
+            f"median_{name}": judge(letters).double().median(1).values
+            for name, judge in judges.items()
+            if judge is not None
+        }
+        natural = {"log_data": self.log_data(point).mean(1), "natural": self.naturalness(point)}
+        return medians | natural

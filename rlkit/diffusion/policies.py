@@ -293,7 +293,8 @@ def refuse_mixtures(task: GaussianDiffusion, rng: Rng) -> None:
     reference_moments(task, torch.zeros(rng.n, 1, task.dimension, dtype=torch.float64), t, 0 * t)
 
 
-POLICIES = ("affine", "residual", "spread", "table", "network", "conv")
+OF_POINTS = ("affine", "residual", "spread")
+OF_SEQUENCES = ("table", "network", "conv")
 
 
 def check_policy(kind: str, hidden: tuple[int, ...]) -> None:
@@ -302,9 +303,21 @@ def check_policy(kind: str, hidden: tuple[int, ...]) -> None:
     Raises:
         ValueError: naming the argument.
     """
-    check_choice("policy", kind, POLICIES)
+    check_choice("policy", kind, OF_POINTS + OF_SEQUENCES)
     for size in hidden:
         check_integer("hidden", size, 1)
+
+
+def check_suits(kind: str, task: DiffusionTask) -> None:
+    """Refuse policies of points for sequences and the reverse.
+
+    Raises:
+        ValueError: naming the policies that suit.
+    """
+    points = isinstance(task, GaussianDiffusion)
+    suited, what = (OF_POINTS, "points") if points else (OF_SEQUENCES, "sequences")
+    if kind not in suited:
+        raise ValueError(f"policy = {kind!r} on {what}; accepted: {', '.join(suited)}")
 
 
 def policy_class(kind: str, hidden: tuple[int, ...]) -> Policy:

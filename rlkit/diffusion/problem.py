@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlkit.diffusion.checks import trusted
+from rlkit.diffusion.masked import LETTERS, check_tokens
 from rlkit.diffusion.task import (
     Chains,
     DiffusionTask,
@@ -22,6 +23,7 @@ from rlkit.diffusion.task import (
 )
 from rlkit.protocol import Box, Composite, Discrete, Instance, Known, MultiDiscrete, Spec, Step
 from rlkit.random import Rng
+from rlkit.spaces import WHOLE, shape_of
 
 
 class ChainState(NamedTuple):
@@ -74,7 +76,10 @@ class DiffusionProblem:
         if set(options) - {"c", "x_T"}:
             raise ValueError(f"options hold {sorted(options)}; accepted: 'c', 'x_T'")
         task, like = self.task(instance), usual.point
-        prompt = torch.as_tensor(options.get("c", usual.prompt), device=like.device).long()
+        prompt = torch.as_tensor(options.get("c", usual.prompt), device=like.device)
+        if prompt.dtype not in WHOLE or prompt.shape not in ((), usual.prompt.shape):
+            raise ValueError(f"c = {prompt.tolist()}; accepted: an integer, or one a chain")
+        prompt = prompt.long()
         if int(prompt.min()) < 0 or int(prompt.max()) >= task.prompts:
             raise ValueError(f"c = {prompt.tolist()}; accepted: 0 .. {task.prompts - 1}")
         start = torch.as_tensor(options.get("x_T", like), device=like.device)
@@ -116,12 +121,16 @@ class DiffusionProblem:
         """Feedback on samples; the reward is their mean.
 
         Raises:
-            ValueError: a sample that is not finite, a reward of another shape or not finite.
+            ValueError: samples or prompts of another shape, a prompt that does not exist, a sample
+                that is not finite or holds masks, a reward of another shape or not finite.
         """
         point = batch.point
+        self.check_batch(task, state, batch)
         if isinstance(batch, Noise):
             point = run_reference(task, point, batch.prompt, rng)
         check_finite("the action", point)
+        if point.dtype == torch.int64:
+            check_tokens("the action", point, point.shape[2], LETTERS - 1)
         with torch.no_grad():
             reward = task.reward(point, batch.prompt)
         if reward.shape != batch.prompt.shape:
@@ -132,8 +141,25 @@ class DiffusionProblem:
         mean = reward.mean(1).float()
         return Step(state, mean, torch.ones_like(mean), Scores(reward, point))
 
+    def check_batch(
+        self, task: DiffusionTask, state: ChainState, batch: Chains | Samples | Noise
+    ) -> None:
+        """Refuse batches that are no points with their prompts.
+
+        Raises:
+            ValueError: another shape, or a prompt that does not exist.
+        """
+        prompt, size = batch.prompt, tuple(batch.prompt.shape)
+        if len(size) != 2 or size[0] != len(state.time):
+            raise ValueError(f"prompt has shape {size}; accepted: [{len(state.time)}, B]")
+        accepted = (*size, *shape_of(self.point_space(task)))
+        if tuple(batch.point.shape) != accepted:
+            raise ValueError(f"point has shape {tuple(batch.point.shape)}; accepted: {accepted}")
+        if bool(((prompt < 0) | (prompt >= task.prompts)).any()):
+            raise ValueError(f"prompt = {prompt.tolist()}; accepted: 0 .. {task.prompts - 1}")
+
     def observe(self, instance: Instance, state: ChainState) -> dict[str, Tensor]:
-        """x_t, t and the prompt c."""
+        """The point x_t, its level t and the prompt c."""
         return {"x": state.point, "t": state.time, "c": state.prompt}
 
     def spec(self, instance: Instance) -> Spec:

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from rlkit.diffusion.mixtures import Mixture
+from rlkit.diffusion.quadrature import GridTilt, grid_tilt
 from rlkit.diffusion.tilting import (
     Grid,
-    GridTilt,
     Tilt,
-    grid_tilt,
     linear_tilt,
     quadratic_tilt,
 )
@@ -37,7 +36,7 @@ class Judge(Protocol):
         """
 
     def bias(self, tilt: AnyTilt, abar: float) -> Tensor:
-        """Loss from keeping x_T at its law, `[N]`."""
+        """Loss from a standard normal x_T, `[N]`: alpha log Z less the mean of V_T."""
 
     def mean(self, tilt: AnyTilt, c: int) -> Tensor:
         """Expected reward of the tilted law for prompt `c`, `[N]`."""
@@ -62,11 +61,11 @@ class Closed:
         return True
 
     def bias(self, tilt: AnyTilt, abar: float) -> Tensor:
-        """Loss from keeping x_T at its law, by quadrature, `[N]`; NaN above two dimensions."""
+        """Loss from a standard normal x_T, by quadrature, `[N]`; NaN above two dimensions."""
         assert isinstance(tilt, Tilt)
         if tilt.base.dimension > 2:
             return torch.full_like(tilt.alpha, math.nan)
-        return tilt.initial_bias(abar, grid_of(tilt.base))
+        return tilt.start_bias(abar, grid_of(tilt.base))
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,8 @@ class Modes:
         """By quadrature."""
 
         def reward(points: Tensor) -> Tensor:
-            prompt = torch.full(points.shape[:2], c).expand(len(self.centre), -1)
+            prompt = torch.full(points.shape[:2], c, device=points.device)
+            prompt = prompt.expand(len(self.centre), -1)
             return self(points.expand(len(self.centre), -1, -1), prompt)
 
         return grid_tilt(data, reward, alpha, grid_of(data))
@@ -155,7 +155,7 @@ class Modes:
     def bias(self, tilt: AnyTilt, abar: float) -> Tensor:
         """By quadrature, `[N]`."""
         assert isinstance(tilt, GridTilt)
-        return tilt.initial_bias(abar)
+        return tilt.start_bias(abar)
 
     def mean(self, tilt: AnyTilt, c: int) -> Tensor:
         """By quadrature, `[N]`."""

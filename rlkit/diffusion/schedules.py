@@ -73,12 +73,12 @@ class Schedule:
         Raises:
             ValueError: `t` outside `0 .. T`.
         """
-        index = torch.as_tensor(t, device=self.abar.device)
+        index = torch.as_tensor(t)  # where it lies: reading it back would hold up the device
         if checking():
             low, high = int(index.min()), int(index.max())
             if low < 0 or high > self.steps:
                 raise ValueError(f"t = {low if low < 0 else high} outside [0, {self.steps}]")
-        value = self.abar[index]
+        value = self.abar.to(index.device)[index]
         return value.reshape(*value.shape, *(1,) * (2 - value.dim()))
 
     def ratio(self, t: int | Tensor) -> Tensor:

@@ -56,8 +56,8 @@ class StepScores(NamedTuple):
 class Optimum(NamedTuple):
     """Best reward minus `alpha` times path divergence, averaged over prompts, `[N]` each."""
 
-    free: Tensor  # the law of x_T may change too: alpha log Z
-    fixed: Tensor  # x_T keeps its law; equal to `free` for masked sequences
+    free: Tensor  # the law of x_T may change too, from p_T: alpha log Z
+    fixed: Tensor  # x_T keeps the law of `start`; equal to `free` for masked sequences
     log_z: Tensor
 
 

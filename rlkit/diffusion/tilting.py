@@ -7,19 +7,16 @@ smaller by alpha KL(p_T || p*_T), and its samples are not p*.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from rlkit.diffusion.mixtures import Mixture, check_weights, spectra
-from rlkit.diffusion.schedules import level
 from rlkit.random import Rng
-from rlkit.validation import check_choice, check_integer, check_real
+from rlkit.validation import check_integer, check_real
 
 BORDER = 1e-6  # largest mass on the edge of a grid
-CELLS = 1 << 22  # cells of one piece of a quadrature
 
 
 def temperature(alpha: float | Tensor, n: int, like: Tensor) -> Tensor:
@@ -77,7 +74,8 @@ class Grid:
             ValueError: more than 1e-6 of it lies on the edge of the grid, or it is not finite.
         """
         total = torch.logsumexp(log_density, -1) + self.log_volume
-        edge = (self.points.abs() >= self.limit * (1 - 1e-12)).any(-1)
+        points = self.points.to(log_density.device)
+        edge = (points.abs() >= self.limit * (1 - 1e-12)).any(-1)
         share = (torch.softmax(log_density, -1) * edge).sum(-1).max()
         if not float(share) <= BORDER or not bool(torch.isfinite(total).all()):
             raise ValueError(
@@ -126,18 +124,26 @@ class Tilt:
             start: law of x_T, `[N, 1, K]` components; None for p_T.
         """
         law = self.base.diffuse(abar) if start is None else start
-        log_density = law.log_density(grid.points)
+        points = grid.points.to(law.mean.device)
+        log_density = law.log_density(points)
         grid.log_integral(log_density)
         weight = torch.exp(log_density + grid.log_volume)
-        return (weight * self.value(grid.points, abar)).sum(-1)
+        return (weight * self.value(points, abar)).sum(-1)
 
     def initial_bias(self, abar: float | Tensor, grid: Grid) -> Tensor:
         """Loss from keeping x_T at p_T: alpha KL(p_T || p*_T), `[N]`, by quadrature."""
-        before = self.base.diffuse(abar).log_density(grid.points)
-        after = self.tilted.diffuse(abar).log_density(grid.points)
+        points = grid.points.to(self.base.mean.device)
+        before = self.base.diffuse(abar).log_density(points)
+        after = self.tilted.diffuse(abar).log_density(points)
         grid.log_integral(before)
         weight = torch.exp(before + grid.log_volume)
         return self.alpha * (weight * (before - after)).sum(-1)
+
+    def start_bias(self, abar: float, grid: Grid) -> Tensor:
+        """Loss from a standard normal x_T: alpha log Z less the mean of V_T, `[N]`."""
+        origin = torch.zeros_like(self.base.mean[:, :, :1])
+        white = Mixture(origin[..., 0], origin, torch.ones_like(origin))
+        return self.free_value() - self.fixed_value(abar, grid, white)
 
     def sampled_bias(
         self, abar: float | Tensor, rng: Rng, count: int, name: str = "bias"
@@ -155,8 +161,9 @@ class Tilt:
 
         The mean of p*(x_0 | x_T) over p_T: what the optimal kernel makes of an untilted start.
         """
-        law = self.tilted.posterior(grid.points, abar)
-        start = self.base.diffuse(abar).log_density(grid.points) + grid.log_volume
+        points = grid.points.to(self.base.mean.device)
+        law = self.tilted.posterior(points, abar)
+        start = self.base.diffuse(abar).log_density(points) + grid.log_volume
         rows = [torch.logsumexp(law.log_density(spot) + start, -1) for spot in x.split(1, 1)]
         return torch.stack(rows, 1)
 
@@ -248,104 +255,6 @@ def mixture_tilt(
     shift = wide.outward(spread / wide.spectrum * offset)
     tilted = Mixture(overlap, mean + shift, spread * variance / wide.spectrum, basis)
     return _close(base, tilted, heat)
-
-
-Reward = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class GridTilt:
-    """A tilt by any reward, on a grid (d <= 2).
-
-    Attributes:
-        grid: of x_0, and of x_T where its law is asked for.
-        base: log density of the data, `[N, G]`.
-        reward: `[N, G]`.
-        log_z: `[N]`.
-        alpha: temperature, `[N]`.
-    """
-
-    grid: Grid
-    base: Tensor
-    reward: Tensor
-    log_z: Tensor
-    alpha: Tensor
-
-    @property
-    def tilted(self) -> Tensor:
-        """Log density of p*, `[N, G]`."""
-        return self.base + self.reward / self.alpha[:, None] - self.log_z[:, None]
-
-    def expectation(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Means of `values` `[N, G]` under the data and under p*, `[N]` each."""
-        cell = self.grid.log_volume
-        before, after = torch.exp(self.base + cell), torch.exp(self.tilted + cell)
-        return (before * values).sum(-1), (after * values).sum(-1)
-
-    def free_value(self) -> Tensor:
-        """Optimum J* where the law of x_T may change too: alpha log Z, `[N]`."""
-        return self.alpha * self.log_z
-
-    def value(self, x: Tensor, abar: float | Tensor) -> Tensor:
-        """Soft value at `x` `[N, B, d]` as the ratio of two integrals over x_0, `[N, B]`."""
-        a = level(abar, x)
-        points, gain = self.grid.points, self.reward / self.alpha[:, None]
-        pieces = []
-        width = max(1, CELLS // self.base.numel())
-        levels = a.expand(a.shape[0], x.shape[1]).split(width, 1)
-        for piece, now in zip(x.split(width, 1), levels, strict=True):
-            offset = piece[:, :, None] - torch.sqrt(now)[..., None, None] * points[:, None]
-            near = self.base[:, None] - 0.5 * (offset * offset).sum(-1) / (1 - now)[..., None]
-            above = torch.logsumexp(near + gain[:, None], -1)
-            pieces.append(above - torch.logsumexp(near, -1))
-        return self.alpha[:, None] * torch.cat(pieces, 1)
-
-    def initial_bias(self, abar: float) -> Tensor:
-        """Loss from keeping x_T at p_T: alpha KL(p_T || p*_T), `[N]`, both laws on the grid."""
-        check_real("abar", abar, 0, 1, open_low=True, open_high=True)
-        before, after = self._diffuse(self.base, abar), self._diffuse(self.tilted, abar)
-        inside = (before > 1e-200) & (after > 1e-200)
-        ratio = torch.log(torch.where(inside, before, 1.0) / torch.where(inside, after, 1.0))
-        return self.alpha * (before * ratio).sum(-1) * math.exp(self.grid.log_volume)
-
-    def _diffuse(self, log_density: Tensor, abar: float) -> Tensor:
-        """Density `[N, G]` of x_t, one axis after the other."""
-        axis, step = self.grid.axis, 2 * self.grid.limit / (self.grid.size - 1)
-        offset = axis[:, None] - math.sqrt(abar) * axis
-        spread = math.sqrt(2 * math.pi * (1 - abar))
-        kernel = torch.exp(-0.5 * offset * offset / (1 - abar)) * (step / spread)
-        density = torch.exp(log_density)
-        if self.grid.dimension == 1:
-            return density @ kernel.mT
-        square = density.reshape(-1, self.grid.size, self.grid.size)
-        return (kernel @ square @ kernel.mT).reshape(density.shape)
-
-
-def grid_tilt(base: Mixture, reward: Reward, alpha: float | Tensor, grid: Grid) -> GridTilt:
-    """Tilt by any reward in one or two dimensions, by quadrature.
-
-    Args:
-        base: `[N, 1, K]` components.
-        reward: from points `[1, G, d]` to `[1, G]` or `[N, G]`.
-        alpha: temperature > 0, a number or `[N]`.
-        grid: of the dimension of `base`.
-
-    Raises:
-        ValueError: another dimension, rewards of another shape or not finite, or more than 1e-6
-            of the tilted mass on the edge of the grid.
-    """
-    check_choice("dimension", grid.dimension, (base.dimension,))
-    heat = temperature(alpha, base.replicas, base.mean)
-    values = reward(grid.points)
-    size = grid.points.shape[1]
-    if values.shape not in ((1, size), (base.replicas, size)):
-        raise ValueError(f"reward has shape {tuple(values.shape)}; accepted: [1 or N, {size}]")
-    if not bool(torch.isfinite(values).all()):
-        raise ValueError("reward is not finite on the grid; accepted: (-inf, inf)")
-    values = values.expand(base.replicas, size)
-    log_density = base.log_density(grid.points)
-    log_z = grid.log_integral(log_density + values / heat[:, None])
-    return GridTilt(grid, log_density, values, log_z, heat)
 
 
 def linear_reward(x: Tensor, slope: Tensor) -> Tensor:
