@@ -3,7 +3,7 @@
 The x axis is the number of environment steps of each replica. Figures never read these files.
 Tags: `regret/cumulative` with `regret/lower` and `regret/upper` (95 % Student interval of the mean
 over replicas), `regret/average` and `reward/mean` (a step), `diag/*`, `time/steps_per_s`, the
-histogram `actions`, the texts `config` and `samples`.
+histogram `actions`, the texts `config` and `samples`, the image `images`.
 """
 
 import time
@@ -80,6 +80,7 @@ class Board:
         actions: Array | None = None,
         arms: int = 0,
         samples: Sequence[str] = (),
+        picture: bytes = b"",
     ) -> None:
         """Write what is known after `step` steps.
 
@@ -91,6 +92,7 @@ class Board:
             actions: `[N]` integers in `[0, arms)` chosen last, None where they are not discrete.
             arms: number of actions.
             samples: lines of text that the agent wrote.
+            picture: a PNG file of what the agent made, empty for none.
         """
         values = scalars(step, totals, diagnostics)
         values["time/steps_per_s"] = steps_per_s
@@ -105,6 +107,8 @@ class Board:
         if samples:
             lines = "\n".join(samples)
             summary.value.append(_text("samples", lines, "written by the present policy"))
+        if picture:
+            summary.value.append(_image(picture))
         self._add(summary, step)
 
     def _add(self, summary: Summary, step: int) -> None:
@@ -182,6 +186,13 @@ def _histogram(actions: Array, arms: int) -> Summary.Value:
     tensor = TensorProto(dtype=DT_DOUBLE, double_val=bins.ravel(), tensor_shape=_shape(*bins.shape))
     described = histogram_metadata.create_summary_metadata("actions", AXIS)
     return Summary.Value(tag="actions", metadata=described, tensor=tensor)
+
+
+def _image(picture: bytes) -> Summary.Value:
+    """A PNG file, whose header states its size."""
+    width, height = (int.from_bytes(picture[at : at + 4], "big") for at in (16, 20))
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=picture)
+    return Summary.Value(tag="images", image=image)
 
 
 def _shape(*sizes: int) -> TensorShapeProto:

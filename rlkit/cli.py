@@ -12,8 +12,9 @@ import gymnasium
 import typer
 
 from rlkit import __version__, catalogue, registry
+from rlkit.images import command as images
 from rlkit.launch import BAD_INPUT, FAILED, INTERRUPTED, OK, launch, limit_threads, report
-from rlkit.lm import command
+from rlkit.lm import command as lm
 from rlkit.validation import check_choice, check_integer, nearest
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -25,7 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
-app.add_typer(command.app, name="lm")
+app.add_typer(lm.app, name="lm")
+app.add_typer(images.app, name="diffusion")
 
 
 def _show_version(wanted: bool) -> None:

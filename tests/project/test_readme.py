@@ -10,8 +10,8 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Tried in tests/lm with a model that is built there.
-ELSEWHERE = "language_models.md"
+# Tried in tests/lm and tests/images with models that are built there.
+ELSEWHERE = ("image_diffusion.md", "language_models.md")
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 BIN = Path(sys.executable).parent
 
