@@ -57,6 +57,7 @@ class MotifDNA(SequenceProblem):
     length: int = 30  # letters of a sequence, 6 .. 200
     share: float = 0.0  # probability that the data carry each motif, in [0, 1]
     reward: str = "smooth"  # observed: "smooth", "count" (no gradient) or "learned" (a network)
+    motifs: tuple[str, ...] = ("GATAAG", "CACGTG")  # consensus of both, over A, C, G, T
     spacing: float = 0.0  # weight of the bonus for a distance of 12 between the motifs, >= 0
     noise: float = 0.1  # standard deviation of the labels of learned rewards, >= 0
     denoiser: str = "network"  # "network" or, without motifs in the data, "exact"
@@ -88,12 +89,12 @@ class MotifDNA(SequenceProblem):
     @cached_property
     def law(self) -> MotifLaw:
         """The law of the data."""
-        return MotifLaw(self.length, self.share)
+        return MotifLaw(self.length, self.share, motifs=self.motifs)
 
     @cached_property
     def truth(self) -> MotifReward:
         """The smooth reward."""
-        return MotifReward(self.spacing)
+        return MotifReward(self.spacing, self.motifs)
 
     @property
     def training(self) -> Training:
@@ -138,7 +139,7 @@ class MotifDNA(SequenceProblem):
         return MotifDiffusion(
             denoiser,
             self.chain,
-            MotifCount() if self.reward == "count" else self.truth,
+            MotifCount(motifs=self.motifs) if self.reward == "count" else self.truth,
             self.steps,
             proxy=learned[0],
             smooth=self.reward != "count",

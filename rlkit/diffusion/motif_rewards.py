@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlkit.diffusion.masked import LETTERS
-from rlkit.diffusion.motifs import MOTIFS, weights
+from rlkit.diffusion.motifs import LONGEST, MOTIFS, check_motifs, weights
 from rlkit.validation import check_real
 
 CONSENSUS = 0.5  # probability of the consensus letter in a column of the weight matrix
@@ -52,19 +52,21 @@ class MotifReward:
     """
 
     spacing: float = 0.0  # weight of the bonus, >= 0
+    motifs: tuple[str, ...] = MOTIFS  # consensus of both
 
     def __post_init__(self) -> None:
-        """Check the range.
+        """Check the ranges.
 
         Raises:
-            ValueError: `spacing` < 0.
+            ValueError: `spacing` < 0, or not two words.
         """
         check_real("spacing", self.spacing, 0)
+        check_motifs(self.motifs, LONGEST)
 
     @cached_property
     def matrices(self) -> tuple[Tensor, ...]:
         """Mean log-odds of both motifs, `[W, 4]` each."""
-        return tuple(log_odds(word) for word in MOTIFS)
+        return tuple(log_odds(word) for word in self.motifs)
 
     def scores(self, letters: Tensor) -> tuple[Tensor, ...]:
         """Scores of each motif at each place, `[..., L - W + 1]`, at most 1.
@@ -75,7 +77,7 @@ class MotifReward:
         Raises:
             ValueError: another shape, or shorter than a motif.
         """
-        check_letters(letters, max(map(len, MOTIFS)))
+        check_letters(letters, max(map(len, self.motifs)))
         scores = []
         for matrix in self.matrices:
             weight = matrix.to(letters)
@@ -121,13 +123,16 @@ class MotifCount:
     """Number of places where a motif scores at least `threshold`; it has no gradient."""
 
     threshold: float = 0.7  # in (-0.6, 1]: 0.7 allows one letter that differs, 1 allows none
+    motifs: tuple[str, ...] = MOTIFS  # consensus of both
 
     def __post_init__(self) -> None:
-        """Check the range.
+        """Check the ranges.
 
         Raises:
-            ValueError: `threshold` outside its range, where all or no places would count.
+            ValueError: `threshold` outside its range, where all or no places would count; or not
+                two words.
         """
+        check_motifs(self.motifs, LONGEST)
         check_real("threshold", self.threshold, math.log2(2 / 3), 1, open_low=True)
 
     def __call__(self, letters: Tensor) -> Tensor:
@@ -137,5 +142,6 @@ class MotifCount:
             ValueError: another shape, or shorter than a motif.
         """
         # Room for the rounding of single precision: scores are multiples of 0.264 below 1.
-        reached = [s > self.threshold - 1e-3 for s in MotifReward().scores(letters.detach())]
+        scores = MotifReward(motifs=self.motifs).scores(letters.detach())
+        reached = [s > self.threshold - 1e-3 for s in scores]
         return torch.cat(reached, -1).sum(-1).to(letters.dtype)

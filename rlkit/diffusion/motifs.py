@@ -44,6 +44,19 @@ def weights(word: str, consensus: float) -> Tensor:
     return match * consensus + (1 - match) * ((1 - consensus) / (LETTERS - 1))
 
 
+def check_motifs(motifs: tuple[str, ...], length: int) -> None:
+    """Accept two words over A, C, G, T of 1 to `length` letters.
+
+    Raises:
+        ValueError: another number of words, or a word that is none or too long.
+    """
+    if len(motifs) != 2:
+        raise ValueError(f"motifs = {motifs}; accepted: two words")
+    for word in motifs:
+        spell(word)
+        check_integer(f"letters of {word!r}", len(word), 1, length)
+
+
 @dataclass(frozen=True)
 class MotifLaw:
     """An order-1 Markov chain which motif 1 and then motif 2 overwrite, each with its own coin.
@@ -57,14 +70,16 @@ class MotifLaw:
     length: int = 30  # L in [6, 200]
     share: float = 0.3  # probability of each motif, in [0, 1]; 0 leaves the Markov chain
     mutation: float = 0.1  # probability that a planted letter is not the consensus, in (0, 1)
+    motifs: tuple[str, ...] = MOTIFS  # consensus of both
 
     def __post_init__(self) -> None:
         """Check the ranges.
 
         Raises:
-            ValueError: a field outside its range.
+            ValueError: a field outside its range, or motifs that do not fit.
         """
         check_integer("length", self.length, SHORTEST, LONGEST)
+        check_motifs(self.motifs, self.length)
         check_real("share", self.share, 0, 1)
         check_real("mutation", self.mutation, 0, 1, open_low=True, open_high=True)
 
@@ -77,7 +92,7 @@ class MotifLaw:
     @cached_property
     def planted(self) -> tuple[Tensor, Tensor]:
         """Laws of the letters of both motifs, `[W, 4]` each."""
-        first, second = (weights(word, 1 - self.mutation) for word in MOTIFS)
+        first, second = (weights(word, 1 - self.mutation) for word in self.motifs)
         return first, second
 
     def sample(self, rng: Rng, name: str, count: int) -> Tensor:

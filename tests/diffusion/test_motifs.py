@@ -92,9 +92,8 @@ def test_log_probability_is_the_sum_over_placements(length, share):
 
 
 @pytest.mark.parametrize("words", [("GATA", "CACGTG"), ("CACGTG", "GATA"), ("ACGTACG", "GTA")])
-def test_motifs_of_two_lengths_and_one_inside_the_other(monkeypatch, words):
-    monkeypatch.setattr(motifs, "MOTIFS", words)
-    law = MotifLaw(11, 0.6, mutation=0.3)
+def test_motifs_of_two_lengths_and_one_inside_the_other(words):
+    law = MotifLaw(11, 0.6, mutation=0.3, motifs=words)
     tokens = law.sample(rng(seed=4), "some", 10)
     expected = [numpy_log_probability(law, x, words) for x in tokens[0].tolist()]
     assert law.log_probability(tokens)[0].tolist() == pytest.approx(expected, abs=1e-10)
@@ -398,6 +397,10 @@ def test_the_default_reward_models_correlate_above_nine_tenths(share):
     ("make", "message"),
     [
         (lambda: MotifLaw(5), r"length = 5 outside \[6, 200\]"),
+        (lambda: MotifLaw(motifs=("ACG",)), r"motifs = .* accepted: two words"),
+        (lambda: MotifReward(motifs=("ACG", "AXG")), r"word = 'AXG'"),
+        (lambda: MotifCount(motifs=("ACG", "")), r"word = ''"),
+        (lambda: MotifLaw(6, motifs=("ACG", "ACGTACG")), r"letters of 'ACGTACG' = 7 outside"),
         (lambda: MotifLaw(201), r"length = 201 outside"),
         (lambda: MotifLaw(30, 1.1), r"share = 1.1 outside"),
         (lambda: MotifLaw(30, 0.3, 0.0), r"mutation = 0.0 outside \(0, 1\)"),
