@@ -83,9 +83,12 @@ class DDPO(DiffusionAgent):
         """The reference and empty buffers.
 
         Raises:
-            ValueError: a problem without densities or rewards of points, or an unfit policy.
+            ValueError: a problem without densities or rewards of points, an unfit policy, or more
+                minibatches than steps of chains.
         """
         refuse_unsuitable(spec)
+        if self.mode == "is":
+            check_integer("pieces", self.pieces, 1, self.batch * knowledge(spec).steps)
         return super().initial(spec, rng)
 
     def remember(self, spec: Spec, rng: Rng) -> Tree:

@@ -96,9 +96,11 @@ class DPOK(DiffusionAgent):
         """The reference, values of zero and an empty buffer.
 
         Raises:
-            ValueError: a problem without densities or rewards of points, or an unfit policy.
+            ValueError: a problem without densities or rewards of points, an unfit policy, or more
+                minibatches than steps of chains.
         """
         refuse_unsuitable(spec)
+        check_integer("policy_steps", self.policy_steps, 1, self.batch * knowledge(spec).steps)
         return super().initial(spec, rng)
 
     def remember(self, spec: Spec, rng: Rng) -> Tree:

@@ -22,7 +22,7 @@ class ReFL(DiffusionAgent):
     """Reward feedback learning: ascend r(x_0 predicted from x_t) at a random late t.
 
     Xu et al. (2023), "ImageReward", algorithm 1: the chain down to x_t has no gradient. With
-    `alpha` > 0 the divergence of the step from x_t is charged as well.
+    `alpha` > 0 the divergence of all steps of the chain is charged as well.
 
     Raises:
         ValueError: a field outside its range.

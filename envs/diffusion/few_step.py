@@ -11,7 +11,7 @@ from rlkit.diffusion.curves import moons, swiss_roll
 from rlkit.diffusion.fitting import Fit, reference_points
 from rlkit.diffusion.gaussian_task import GaussianDiffusion
 from rlkit.diffusion.kernels import VARIANCES, Kernel
-from rlkit.diffusion.mixtures import Mixture, gm1, gm2
+from rlkit.diffusion.mixtures import Mixture, gm1, gm2, on_device
 from rlkit.diffusion.problem import DiffusionProblem
 from rlkit.diffusion.schedules import (
     Schedule,
@@ -100,7 +100,7 @@ class FewStepGauss(DiffusionProblem):
 
     def instance(self, rng: Rng) -> Instance:
         """The preset, the same for all replicas, and a reference of its own for each."""
-        made = DATA[self.data](rng.n)
+        made = on_device(DATA[self.data](rng.n), rng.device)
         basis = made.basis if made.basis is not None else made.mean.new_zeros(rng.n, 0)
         reference = reference_points(made, self.reference, rng)
         return Instance(

@@ -117,16 +117,16 @@ class FitAgent(DiffusionAgent):
                 "mmd2": mmd2_to_mixture(point[:, :PAIRED], task.mixture),
                 "gold_reward": gold,
                 "proxy_reward": task.reward(point, nothing).double().mean(1),
-                "path_kl": path,
+                **path,
                 "evaluations": spent,
             }
 
-    def sampled(self, spec: Spec, parameters: Tree, rng: Rng) -> tuple[Tensor, Tensor]:
-        """Points `[N, look, d]` and the divergence of their paths from the reference `[N]`."""
+    def sampled(self, spec: Spec, parameters: Tree, rng: Rng) -> tuple[Tensor, dict[str, Tensor]]:
+        """Points `[N, look, d]`; and, where steps have densities, `path_kl` `[N]`."""
         prompt = rng.replica[:, None].expand(-1, self.look) * 0
         chains: Chains = self.model.write(spec, parameters, prompt, rng)
         if gaussian_task(spec).kernel.deterministic:
-            return chains.point, torch.zeros_like(chains.point[:, 0, 0])
+            return chains.point, {}
         few = Chains(chains.chain[:, :, :256], prompt[:, :256], chains.log_probability[..., :256])
         path = self.model.divergence(spec, parameters, few)
-        return chains.point, path.sum(1).mean(1).double()
+        return chains.point, {"path_kl": path.sum(1).mean(1).double()}

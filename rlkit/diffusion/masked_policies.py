@@ -86,7 +86,7 @@ class MaskedSampler:
         The KL is the share revealed times KL of the laws, summed over masked positions.
         """
         task = masked_task(spec)
-        law = self.laws(spec, parameters, steps.x, steps.t)
+        law = self.laws(spec, parameters, steps.x, steps.t).double()  # as when written
         told = step_log_probability(task, steps.x, steps.following, law, steps.t)
         if not divergence:
             return Assessment(told, torch.zeros_like(told))
@@ -96,18 +96,20 @@ class MaskedSampler:
         gain = law.masked_fill(dead, 0.0) - base.masked_fill(dead, 0.0)
         inner = (law.exp() * gain).sum(-1)
         masked = (steps.x == MASK).to(inner.dtype)
-        share = 1 / steps.t if task.chain == "parallel" else 1 / masked.sum(-1).clamp(min=1)
+        count = steps.t.to(inner.dtype) if task.chain == "parallel" else masked.sum(-1)
+        share = 1 / count.clamp(min=1)
         return Assessment(told, share * (masked * inner).sum(-1))
 
     def table(self, spec: Spec, parameters: Tree) -> Tensor:
         """Laws of all states at all times `[N, T, 5^L, L, 4]`, for exact measurements."""
         task = masked_task(spec)
-        states = sequences(task.length, SYMBOLS)
-        n = len(torch.utils._pytree.tree_leaves(parameters)[0])
-        tokens = states.expand(n, -1, -1)
+        leaf = torch.utils._pytree.tree_leaves(parameters)[0]
+        tokens = sequences(task.length, SYMBOLS).to(leaf.device).expand(len(leaf), -1, -1)
         with torch.no_grad():
             rows = [
-                self.laws(spec, parameters, tokens, torch.full(tokens.shape[:2], t)).double().exp()
+                self.laws(spec, parameters, tokens, torch.full_like(tokens[..., 0], t))
+                .double()
+                .exp()
                 for t in range(1, task.steps + 1)
             ]
         laws = torch.stack(rows, 1)
@@ -127,8 +129,8 @@ class TablePolicy(MaskedSampler):
         task = masked_task(spec)
         if not task.exact:
             raise ValueError(f"policy = 'table' with length = {task.length}; accepted: [1, 6]")
-        size = SYMBOLS**task.length
-        return torch.zeros(rng.n, size, task.length, LETTERS, dtype=torch.float64)
+        shape = (rng.n, SYMBOLS**task.length, task.length, LETTERS)
+        return torch.zeros(shape, dtype=torch.float64, device=rng.device)
 
     def laws(self, spec: Spec, parameters: Tensor, tokens: Tensor, t: Tensor) -> Tensor:
         """Log-probabilities of letters `[N, M, L, 4]`."""

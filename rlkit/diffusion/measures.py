@@ -27,7 +27,8 @@ def measure(
 ) -> dict[str, Tensor]:
     """Expectations of a trained sampler, `[N]` each.
 
-    `gold_reward` and `proxy_reward`; `path_kl` from the reference; `gap` of the objective
+    `gold_reward` and `proxy_reward`; `path_kl` from the reference, which deterministic steps do not
+    have; `gap` of the objective
     `gold_reward - alpha path_kl` from the best of these chains for x_T of the same law, where that
     is known, which it is not for DDPM and DDIM on mixtures; for enumerated sequences also `kl` and
     `tv`, of samples to the data and to the tilted law.
@@ -40,8 +41,11 @@ def measure(
     rng = Rng(0, "look", replica)
     with torch.no_grad():
         chains = policy.write(spec, parameters, asked(task, rng, LOOK), rng)
-        path = policy.divergence(spec, parameters, chains).sum(1).mean(1).double()
     found = rewards_of(task, chains.point, chains.prompt)
+    if isinstance(task, GaussianDiffusion) and task.kernel.deterministic:
+        return found
+    with torch.no_grad():
+        path = policy.divergence(spec, parameters, chains).sum(1).mean(1).double()
     found["path_kl"] = path
     if isinstance(task, MotifDiffusion):
         found |= task.describe(chains.point)

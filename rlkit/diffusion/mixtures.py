@@ -167,6 +167,14 @@ class Mixture:
         return (torch.exp(law.log_weight)[..., None] * law.mean).sum(2)
 
 
+def on_device(mixture: Mixture, device: torch.device) -> Mixture:
+    """The same mixture on another device."""
+    basis = None if mixture.basis is None else mixture.basis.to(device)
+    return Mixture(
+        mixture.log_weight.to(device), mixture.mean.to(device), mixture.spectrum.to(device), basis
+    )
+
+
 def check_weights(name: str, weight: Tensor) -> None:
     """Accept probabilities over the last dimension of `weight` `[N, K]`.
 

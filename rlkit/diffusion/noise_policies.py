@@ -145,9 +145,9 @@ def affine_map(task: GaussianDiffusion) -> tuple[float, float]:
     law = task.mixture
     if law.mean.shape[2] > 1 or task.dimension > 1 or not task.kernel.deterministic:
         raise ValueError("the map is not affine; accepted: one Gaussian, d = 1, 'ddim', eta = 0")
-    rng = Rng(0, "map", torch.arange(law.replicas))
-    ends = torch.tensor([[[0.0], [1.0]]], dtype=torch.float64).expand(law.replicas, -1, -1)
-    prompt = torch.zeros(law.replicas, 2, dtype=torch.int64)
+    replica = torch.arange(law.replicas, device=law.mean.device)
+    rng, prompt = Rng(0, "map", replica), replica[:, None].expand(-1, 2) * 0
+    ends = law.mean.new_tensor([[[0.0], [1.0]]]).expand(law.replicas, -1, -1)
     low, high = run_reference(task, ends, prompt, rng)[0, :, 0].tolist()
     return high - low, low
 

@@ -20,7 +20,6 @@ from rlkit.protocol import Spec, Tree
 from rlkit.random import Rng
 from rlkit.validation import check_choice, check_integer
 
-FLOOR = 1e-2  # least standard deviation of a trained step
 FREQUENCIES = 4  # of the embedding of time
 
 
@@ -153,8 +152,14 @@ class GaussianSampler:
     def assess(
         self, spec: Spec, parameters: Tree, steps: Steps, divergence: bool = True
     ) -> Assessment:
-        """Log density `[N, M]` and, if asked for, KL of two isotropic Gaussians `[N, M]`."""
+        """Log density `[N, M]` and, if asked for, KL of two isotropic Gaussians `[N, M]`.
+
+        Raises:
+            ValueError: deterministic steps, of which both are infinite or undefined.
+        """
         task = gaussian_task(spec)
+        if task.kernel.deterministic:
+            raise ValueError("eta = 0 has no density; accepted for divergences: (0, 1]")
         ours = self.moments(spec, parameters, steps.x, steps.t, steps.prompt)
         each = log_normal(steps.following, ours.mean, ours.deviation)
         if not divergence:
@@ -192,7 +197,8 @@ class AffinePolicy(GaussianSampler):
         """Zeros."""
         task = gaussian_task(spec)
         d = task.dimension
-        zero = torch.zeros(rng.n, task.steps, task.prompts, d, dtype=torch.float64)
+        shape = (rng.n, task.steps, task.prompts, d)
+        zero = torch.zeros(shape, dtype=torch.float64, device=rng.device)
         refuse_mixtures(task, rng)
         return AffineParameters(zero[:, :, :1].expand(-1, -1, d, -1) + 0.0, zero)
 
@@ -290,7 +296,8 @@ def refuse_mixtures(task: GaussianDiffusion, rng: Rng) -> None:
         ValueError: naming the kernel.
     """
     t = torch.ones(rng.n, 1, dtype=torch.int64, device=rng.device)
-    reference_moments(task, torch.zeros(rng.n, 1, task.dimension, dtype=torch.float64), t, 0 * t)
+    x = torch.zeros(rng.n, 1, task.dimension, dtype=torch.float64, device=rng.device)
+    reference_moments(task, x, t, 0 * t)
 
 
 OF_POINTS = ("affine", "residual", "spread")

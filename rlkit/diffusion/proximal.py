@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -107,15 +108,19 @@ def behaviour(spec: Spec, policy: Policy, parameters: Tree, chains: Chains) -> T
 def noise_factor(task: DiffusionTask, rollout: Steps) -> Tensor:
     """`|eps - eps_pre|^2` over the divergence of steps of equal deviation, `[N, M]`.
 
-    A mean of DDPM is `(x - (1 - a) / sqrt(1 - abar) eps) / sqrt(a)`, so that the factor is
-    `2 sigma^2 a (1 - abar) / (1 - a)^2`. It is 1 for masked sequences, which have no noise.
+    Noise differs by `sqrt(abar / (1 - abar))` times what predictions of x_0 do, means by the
+    step's slope D in the latter: the factor is `2 sigma^2 abar / ((1 - abar) D^2)`. The mean of
+    DDPM, `(x - (1 - a) / sqrt(1 - abar) eps) / sqrt(a)`, stands for that of the exact kernel
+    too. It is 1 for masked sequences, which have no noise.
     """
     if not isinstance(task, GaussianDiffusion):
         return torch.ones_like(rollout.t, dtype=torch.float64)
-    schedule = task.kernel.schedule
-    a, level = schedule.ratio(rollout.t), schedule.at(rollout.t)
+    kernel, x = task.kernel, rollout.x[..., :1]
+    ddpm = replace(kernel, kind="ddpm") if kernel.kind == "exact" else kernel
+    slope = ddpm.gaussian(torch.zeros_like(x), torch.ones_like(x), rollout.t)[0].squeeze(-1)
+    level = kernel.schedule.at(rollout.t)
     deviation = reference_moments(task, rollout.x, rollout.t, rollout.prompt).deviation
-    return 2 * deviation * deviation * a * (1 - level) / ((1 - a) * (1 - a))
+    return 2 * deviation * deviation * level / ((1 - level) * slope * slope)
 
 
 def refuse_unsuitable(spec: Spec) -> None:

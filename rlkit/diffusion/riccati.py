@@ -74,12 +74,12 @@ def affine_chain(task: GaussianDiffusion) -> AffineChain:
         raise ValueError(f"{k} components in {d} dimensions; accepted: 1 in 1")
     if task.kernel.deterministic:
         raise ValueError("eta = 0 has no density; accepted: (0, 1]")
-    n, t = mixture.replicas, torch.arange(1, task.steps + 1).repeat(2)
-    x = torch.cat([torch.zeros(task.steps), torch.ones(task.steps)]).double()
-    wide = x.expand(n, -1)[..., None]
-    found = reference_moments(task, wide, t.expand(n, -1), torch.zeros(n, len(t)).long())
+    n, device = mixture.replicas, mixture.mean.device
+    t = torch.arange(1, task.steps + 1, device=device).repeat(2).expand(n, -1)
+    x = torch.arange(2, device=device).repeat_interleave(task.steps).expand(n, -1)
+    found = reference_moments(task, x[..., None].double(), t, 0 * t)
     zero, one = found.mean[0, :, 0].split(task.steps)
-    deviation = found.deviation.expand(n, len(t))[0, : task.steps]
+    deviation = found.deviation.expand(t.shape)[0, : task.steps]
     return AffineChain(one - zero, zero, deviation * deviation, parabola_of(task))
 
 

@@ -4,6 +4,7 @@
 letters; "mc" is fitted to chains of the reference. At time 0 all of them are the reward itself.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -58,6 +59,9 @@ class ValueModel:
         hidden: widths of its perceptron, where states are not enumerated.
         rate: its step size, > 0.
         updates: its steps of Adam, >= 0.
+
+    Raises:
+        ValueError: a field outside its range, or a soft value at infinite `alpha`.
     """
 
     kind: str
@@ -77,6 +81,12 @@ class ValueModel:
         check_integer("updates", self.updates, 0)
         for size in self.hidden:
             check_integer("hidden", size, 1)
+        soft = self.kind == "exact" or (self.kind == "mc" and self.target != "mean")
+        if soft and math.isinf(self.alpha):
+            raise ValueError(
+                f"alpha = inf with value = {self.kind!r} has no soft value; accepted: (0, inf), or "
+                "value = 'mc' with target = 'mean'"
+            )
 
     def start(self, task: DiffusionTask, rng: Rng) -> Tree:
         """What "mc" learns from chains of the reference; (), or a table of states, for the others.
@@ -91,7 +101,7 @@ class ValueModel:
         if self.kind == "mc" and self.pretrain == 0:
             return self.limit(task).expand(rng.n, -1, -1)
         if self.kind in ("pm", "pm_argmax") and isinstance(task, MaskedDiffusion):
-            return self.plugged_table(task, rng.n) if enumerated(task) else ()
+            return self.plugged_table(task, rng) if enumerated(task) else ()
         if self.kind != "mc":
             return ()
         with torch.no_grad():
@@ -121,9 +131,9 @@ class ValueModel:
             guess = (guess / EQUAL).round().argmax(-1)
         return task.reward(guess, prompt).double()
 
-    def plugged_table(self, task: MaskedDiffusion, replicas: int) -> Tensor:
+    def plugged_table(self, task: MaskedDiffusion, rng: Rng) -> Tensor:
         """The same at all states, `[N, 5^L]`, of t >= 1: it does not depend on t."""
-        states = sequences(task.length, LETTERS + 1).expand(replicas, -1, -1)
+        states = sequences(task.length, LETTERS + 1).to(rng.device).expand(rng.n, -1, -1)
         with torch.no_grad():
             return self.plugged(task, states, 1, states[..., 0] * 0)
 

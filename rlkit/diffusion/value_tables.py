@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rlkit.diffusion.masked import LETTERS, clean_codes, place, sum_over_masks
-from rlkit.diffusion.masked_oracles import PAIR_LENGTH, pair_probability, pairs
+from rlkit.diffusion.masked_oracles import PAIR_LENGTH, pair_probability, pairs_on
 from rlkit.diffusion.masked_task import MaskedDiffusion
 from rlkit.diffusion.task import DiffusionTask, asked
 from rlkit.random import Rng
@@ -101,9 +101,10 @@ def mean_values(task: MaskedDiffusion) -> Tensor:
         total = sum_over_masks(clean + torch.log(reward - least))
         mean = torch.exp(total - task.table.log_marginal) + least
         return mean[:, None].expand(-1, task.steps + 1, -1)
-    laws, edge = task.table.conditionals(), pairs(task.length)
-    zero = torch.zeros_like(task.table.log_marginal)
-    values = [zero.index_copy(1, clean_codes(task.length), reward.expand(len(zero), -1))]
+    laws = task.table.conditionals()
+    zero, edge = torch.zeros_like(task.table.log_marginal), pairs_on(laws)
+    clean = clean_codes(task.length).to(zero.device)
+    values = [zero.index_copy(1, clean, reward.expand(len(zero), -1))]
     for t in range(1, task.steps + 1):
         flow = pair_probability(laws, t) * values[-1][:, edge.target]
         values.append(zero.index_add(1, edge.source, flow))

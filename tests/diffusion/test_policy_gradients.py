@@ -543,7 +543,7 @@ def test_masked_sequences_are_learned_below_the_exact_front(agent):
     [
         (replace(RING, eta=0.0), {}, r"eta = 0 has no density; accepted: \(0, 1\]"),
         (FewStepGauss(), {}, "the reward is a distance of laws"),
-        (MaskedSeq(), {}, "needs points in R\\^d"),
+        (MaskedSeq(), {}, "accepted: table, network, conv"),
         (LQG, {"policy": "table"}, "accepted: affine, residual, spread"),
         (replace(LQG, data="gm1"), {"policy": "affine"}, "steps that are mixtures"),
         (MaskedSeq(length=8), {"policy": "table"}, "policy = 'table' with length = 8"),
