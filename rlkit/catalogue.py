@@ -110,7 +110,8 @@ def _examples(item: Entry) -> list[str]:
     group = "env" if item.kind == "problem" else "agent"
     numbers = [f for f in item.fields if isinstance(f.default, int | float)]
     field = f" {group}.{numbers[0].name}={numbers[0].default}" if numbers else ""
-    example = [f"rlkit run {group}={item.name}{field}"]
+    partner = f" agent={item.example_agent}" if item.kind == "problem" else ""
+    example = [f"rlkit run {group}={item.name}{partner}{field}"]
     if item.kind == "problem":
         argument = f", {numbers[0].name}={numbers[0].default}" if numbers else ""
         example.append(f'gymnasium.make("rlkit/{item.name}"{argument})')

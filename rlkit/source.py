@@ -43,6 +43,7 @@ class Entry:
         fields: parameters in order.
         needs: `Known` fields without which an agent cannot run.
         compilable: False where an agent's control flow depends on data.
+        example_agent: one that acts on a problem, for the example of its description.
         path: source file.
     """
 
@@ -55,6 +56,7 @@ class Entry:
     fields: tuple[Field, ...]
     needs: tuple[str, ...]
     compilable: bool
+    example_agent: str
     path: Path
 
 
@@ -143,7 +145,7 @@ def _entry(
     text: list[bytes],
 ) -> Entry:
     fields: dict[str, Field] = {}
-    constants: dict[str, Any] = {"needs": (), "compilable": True}
+    constants: dict[str, Any] = {"needs": (), "compilable": True, "example_agent": "uniform"}
     for owner in (*_bases(node, classes), node):
         for line in owner.body:
             if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name):

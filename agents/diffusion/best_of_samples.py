@@ -27,7 +27,7 @@ class BestOfSamples(SteeringAgent):
         ValueError: a field outside its range.
     """
 
-    alpha: float = 0.1  # temperature of the law that outputs are compared with, > 0
+    alpha: float = 0.1  # temperature of the law that outputs are compared with, > 0 or inf
     batch: int = 64  # outputs an iteration, >= 1
     candidates: int = 10  # N, chains an output, >= 1
 

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from rlkit.diffusion.guidance import Guided, check_guided, value_slope
-from rlkit.diffusion.inference import SteeringAgent, Written
+from rlkit.diffusion.inference import ValuedAgent, Written
 from rlkit.diffusion.task import DiffusionTask
-from rlkit.diffusion.value_models import ValueModel
 from rlkit.protocol import Tree
 from rlkit.random import Rng
 from rlkit.registry import agent
@@ -20,7 +19,7 @@ REDUCTIONS = ("sum", "mean")
 
 @agent("classifier_guidance")
 @dataclass(frozen=True)
-class ClassifierGuidance(SteeringAgent):
+class ClassifierGuidance(ValuedAgent):
     """Each step is tilted along the gradient of a value fitted to chains of the reference.
 
     Dhariwal and Nichol (2021) with the value over `alpha` in place of the classifier's
@@ -30,7 +29,7 @@ class ClassifierGuidance(SteeringAgent):
         ValueError: a field outside its range.
     """
 
-    alpha: float = 0.1  # temperature of the target law, > 0
+    alpha: float = 0.1  # temperature of the target law, > 0; infinity is the reference
     batch: int = 64  # outputs an iteration, >= 1
     scale: float = 1.0  # of the gradient, >= 0; 0 is the reference
     reduction: str = "sum"  # over the batch before the gradient; "mean" is B times weaker (code)
@@ -50,19 +49,6 @@ class ClassifierGuidance(SteeringAgent):
         check_choice("reduction", self.reduction, REDUCTIONS)
         check_choice("value", self.value, ("mc", "exact"))
         self.model  # noqa: B018
-
-    @property
-    def model(self) -> ValueModel:
-        """The value estimate."""
-        return ValueModel(
-            self.value,
-            self.alpha,
-            self.target,
-            self.pretrain,
-            self.hidden,
-            self.rate,
-            self.updates,
-        )
 
     def suits(self, task: DiffusionTask) -> None:
         """Refuse values without a gradient.

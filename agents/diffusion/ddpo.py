@@ -76,8 +76,7 @@ class DDPO(DiffusionAgent):
         check_integer("pieces", self.pieces, 1)
         check_integer("buffer", self.buffer, LEAST)
         check_real("advantage_clip", self.advantage_clip, 0, open_low=True)
-        if not math.isinf(self.gradient_clip):
-            check_real("gradient_clip", self.gradient_clip, 0, open_low=True)
+        check_real("gradient_clip", self.gradient_clip, 0, open_low=True, infinite=True)
 
     def initial(self, spec: Spec, rng: Rng) -> Learner:
         """The reference and empty buffers.

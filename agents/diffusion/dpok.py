@@ -89,8 +89,7 @@ class DPOK(DiffusionAgent):
         check_real("value_rate", self.value_rate, 0, open_low=True)
         check_integer("value_batch", self.value_batch, 1)
         check_integer("replay", self.replay, self.batch)
-        if not math.isinf(self.gradient_clip):
-            check_real("gradient_clip", self.gradient_clip, 0, open_low=True)
+        check_real("gradient_clip", self.gradient_clip, 0, open_low=True, infinite=True)
 
     def initial(self, spec: Spec, rng: Rng) -> Learner:
         """The reference, values of zero and an empty buffer.

@@ -28,7 +28,7 @@ class DPS(SteeringAgent):
         ValueError: a field outside its range.
     """
 
-    alpha: float = 0.1  # temperature of the target law, > 0
+    alpha: float = 0.1  # temperature of the target law, > 0; infinity is the reference
     batch: int = 64  # outputs an iteration, >= 1
     scale: float = 1.0  # of the gradient, >= 0; 0 is the reference
 

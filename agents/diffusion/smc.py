@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from rlkit.diffusion.guidance import Proposal
-from rlkit.diffusion.inference import SteeringAgent, Written
-from rlkit.diffusion.particles import Particles
+from rlkit.diffusion.inference import Written
+from rlkit.diffusion.particles import ParticleAgent
 from rlkit.diffusion.task import DiffusionTask
-from rlkit.diffusion.value_models import ValueModel
 from rlkit.protocol import Tree
 from rlkit.random import Rng
 from rlkit.registry import agent
@@ -18,7 +17,7 @@ from rlkit.registry import agent
 
 @agent("diffusion_smc")
 @dataclass(frozen=True)
-class DiffusionSMC(SteeringAgent):
+class DiffusionSMC(ParticleAgent):
     """Sequential Monte Carlo with the reference as proposal.
 
     Weights gain `exp((V_(t-1) - V_t) / alpha)` a step; groups of `particles` are resampled where
@@ -29,7 +28,7 @@ class DiffusionSMC(SteeringAgent):
         ValueError: a field outside its range.
     """
 
-    alpha: float = 0.1  # temperature of the target law, > 0
+    alpha: float = 0.1  # temperature of the target law, > 0; infinity is the reference
     batch: int = 60  # outputs an iteration, a multiple of `particles`
     particles: int = 10  # K of a group, >= 1
     threshold: float = 0.5  # effective share that calls for resampling, in [0, 1]; 1: always
@@ -47,29 +46,6 @@ class DiffusionSMC(SteeringAgent):
     def __post_init__(self) -> None:
         self.filter  # noqa: B018
         self.check(self.particles)
-
-    @property
-    def group(self) -> int:
-        """Particles share a prompt."""
-        return self.particles
-
-    @property
-    def model(self) -> ValueModel:
-        """The value estimate."""
-        return ValueModel(
-            self.value,
-            self.alpha,
-            self.target,
-            self.pretrain,
-            self.hidden,
-            self.rate,
-            self.updates,
-        )
-
-    @property
-    def filter(self) -> Particles:
-        """The particle filter."""
-        return Particles(self.model, self.particles, self.threshold, self.scheme)
 
     def generate(self, task: DiffusionTask, memory: Tree, prompt: Tensor, rng: Rng) -> Written:
         """All particles at the end."""

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from rlkit.diffusion.guidance import Guided
-from rlkit.diffusion.inference import SteeringAgent, Written
+from rlkit.diffusion.inference import ValuedAgent, Written
 from rlkit.diffusion.steering import candidates, svdd_select
 from rlkit.diffusion.task import DiffusionTask
-from rlkit.diffusion.value_models import ValueModel
 from rlkit.protocol import Tree
 from rlkit.random import Rng
 from rlkit.registry import agent
@@ -19,7 +18,7 @@ from rlkit.validation import check_integer
 
 @agent("svdd")
 @dataclass(frozen=True)
-class SVDD(SteeringAgent):
+class SVDD(ValuedAgent):
     """Soft value-based decoding: of M reference steps from each state one is kept.
 
     Li et al. (2024), Algorithm 1: SVDD-PM with `value="pm"`, SVDD-MC with `value="mc"`. Needs no
@@ -47,19 +46,6 @@ class SVDD(SteeringAgent):
         self.check()
         check_integer("candidates", self.candidates, 1)
         self.model  # noqa: B018
-
-    @property
-    def model(self) -> ValueModel:
-        """The value estimate."""
-        return ValueModel(
-            self.value,
-            self.alpha,
-            self.target,
-            self.pretrain,
-            self.hidden,
-            self.rate,
-            self.updates,
-        )
 
     def suits(self, task: DiffusionTask) -> None:
         """Refuse deterministic steps.

@@ -6,10 +6,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from rlkit.diffusion.guidance import Guided, Proposal, check_guided, value_slope
-from rlkit.diffusion.inference import SteeringAgent, Written
-from rlkit.diffusion.particles import Particles
+from rlkit.diffusion.inference import Written
+from rlkit.diffusion.particles import ParticleAgent
 from rlkit.diffusion.task import DiffusionTask
-from rlkit.diffusion.value_models import ValueModel
 from rlkit.protocol import Tree
 from rlkit.random import Rng
 from rlkit.registry import agent
@@ -18,7 +17,7 @@ from rlkit.validation import check_real
 
 @agent("tds")
 @dataclass(frozen=True)
-class TDS(SteeringAgent):
+class TDS(ParticleAgent):
     """Twisted diffusion sampler: sequential Monte Carlo with a guided proposal.
 
     Wu et al. (2023), Algorithm 1: proposals move by their variance times the gradient of the
@@ -29,7 +28,7 @@ class TDS(SteeringAgent):
         ValueError: a field outside its range.
     """
 
-    alpha: float = 0.1  # temperature of the target law, > 0
+    alpha: float = 0.1  # temperature of the target law, > 0; infinity is the reference
     batch: int = 60  # outputs an iteration, a multiple of `particles`
     particles: int = 10  # K of a group, >= 1
     threshold: float = 0.5  # effective share that calls for resampling, in [0, 1]; 1: always
@@ -49,29 +48,6 @@ class TDS(SteeringAgent):
         self.filter  # noqa: B018
         self.check(self.particles)
         check_real("scale", self.scale, 0)
-
-    @property
-    def group(self) -> int:
-        """Particles share a prompt."""
-        return self.particles
-
-    @property
-    def model(self) -> ValueModel:
-        """The value estimate."""
-        return ValueModel(
-            self.value,
-            self.alpha,
-            self.target,
-            self.pretrain,
-            self.hidden,
-            self.rate,
-            self.updates,
-        )
-
-    @property
-    def filter(self) -> Particles:
-        """The particle filter."""
-        return Particles(self.model, self.particles, self.threshold, self.scheme)
 
     def suits(self, task: DiffusionTask) -> None:
         """Refuse values without a gradient and steps without a density.

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -67,6 +67,8 @@ class FewStepGauss(DiffusionProblem):
     schedule: str = "linear"  # noise levels: "linear", "cosine" or "sigmoid"
     end_beta: float = 0.01  # of "sigmoid": its largest rate, in (1e-5, 1)
     reference: int = 512  # points that stand for the data in the reward, >= 1
+
+    example_agent: ClassVar[str] = "diffusion_best_of_n"
 
     def __post_init__(self) -> None:
         check_choice("data", self.data, DATA)

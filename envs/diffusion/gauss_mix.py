@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -79,6 +79,8 @@ class GaussMixDiffusion(DiffusionProblem):
     variance: str = "small"  # of "ddpm": "small" or "large"
     eta: float = 1.0  # noise of "ddim", in [0, 1]
     last_variance: float = 1e-4  # of the last step where it would be 0, > 0
+
+    example_agent: ClassVar[str] = "diffusion_best_of_n"
 
     def __post_init__(self) -> None:
         check_choice("data", self.data, DATA)

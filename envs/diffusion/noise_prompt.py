@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,6 +63,8 @@ class NoisePrompt(DiffusionProblem):
     eta: float = 0.0  # noise of "ddim", in [0, 1]
     last_variance: float = 1e-4  # of the last step where it would be 0, > 0
     allow_uncontrollable: bool = False  # whether x_T may have no influence
+
+    example_agent: ClassVar[str] = "diffusion_best_of_n"
 
     def __post_init__(self) -> None:
         check_choice("data", self.data, DATA)

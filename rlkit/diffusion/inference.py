@@ -167,3 +167,27 @@ def plug_in(task: MaskedDiffusion, count: Tensor, alpha: float) -> dict[str, Ten
         "tv": seen * 0.5 * (law - tilted.table.law).abs().sum(1),
         "gap": seen * (alpha * tilted.log_partition.expand_as(kl) - reward + alpha * kl),
     }
+
+
+class ValuedAgent(SteeringAgent):
+    """One that chooses its value estimate by fields."""
+
+    value: str
+    target: str
+    pretrain: int
+    hidden: tuple[int, ...]
+    rate: float
+    updates: int
+
+    @property
+    def model(self) -> ValueModel:
+        """The value estimate."""
+        return ValueModel(
+            self.value,
+            self.alpha,
+            self.target,
+            self.pretrain,
+            self.hidden,
+            self.rate,
+            self.updates,
+        )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlkit.diffusion.masked import LETTERS, MASK, place, sequences
 from rlkit.diffusion.masked_task import MaskedDiffusion, advance, step_log_probability
-from rlkit.diffusion.policies import Assessment, Steps, clock, steps_of
+from rlkit.diffusion.policies import Assessment, Steps, StepSampler, clock
 from rlkit.diffusion.relaxed import occupied, relaxed_logs
 from rlkit.diffusion.task import Chains, DiffusionTask, knowledge
 from rlkit.networks.mlp import Perceptron, perceptron, start_perceptron
@@ -38,7 +38,7 @@ def reference_laws(task: MaskedDiffusion, tokens: Tensor) -> Tensor:
     return task.denoiser.conditional(tokens).log()
 
 
-class MaskedSampler:
+class MaskedSampler(StepSampler):
     """What policies of masked sequences share: they give `laws`, the rest follows."""
 
     def laws(self, spec: Spec, parameters: Tree, tokens: Tensor, t: Tensor) -> Tensor:
@@ -67,16 +67,6 @@ class MaskedSampler:
                 x = following
                 points.append(x)
         return Chains(torch.stack(points[::-1], 1), prompt, torch.stack(logs[::-1], 1))
-
-    def log_probability(self, spec: Spec, parameters: Tree, chains: Chains) -> Tensor:
-        """Log-probability of every step `[N, T, B]`."""
-        each = self.assess(spec, parameters, steps_of(chains), False).log_probability
-        return each.reshape(chains.log_probability.shape)
-
-    def divergence(self, spec: Spec, parameters: Tree, chains: Chains) -> Tensor:
-        """KL of every step `[N, T, B]`."""
-        each = self.assess(spec, parameters, steps_of(chains)).divergence
-        return each.reshape(chains.log_probability.shape)
 
     def assess(
         self, spec: Spec, parameters: Tree, steps: Steps, divergence: bool = True

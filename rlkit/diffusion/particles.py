@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rlkit.diffusion.guidance import Proposal
-from rlkit.diffusion.inference import Written
+from rlkit.diffusion.inference import ValuedAgent, Written
 from rlkit.diffusion.steering import SCHEMES, Population, resample
 from rlkit.diffusion.task import DiffusionTask
 from rlkit.diffusion.value_models import ValueModel
@@ -79,3 +79,21 @@ class Particles:
         """All particles at t = 0."""
         state, share = self.run(task, memory, prompt, move, rng)
         return Written(state.point, share)
+
+
+class ParticleAgent(ValuedAgent):
+    """One that resamples groups of particles by that estimate."""
+
+    particles: int
+    threshold: float
+    scheme: str
+
+    @property
+    def group(self) -> int:
+        """Particles share a prompt."""
+        return self.particles
+
+    @property
+    def filter(self) -> Particles:
+        """The particle filter."""
+        return Particles(self.model, self.particles, self.threshold, self.scheme)

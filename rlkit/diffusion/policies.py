@@ -110,7 +110,27 @@ def reference_moments(task: GaussianDiffusion, x: Tensor, t: Tensor, prompt: Ten
     return Moments(step.mean[:, :, 0], torch.sqrt(step.spectrum[:, :, 0, 0]))
 
 
-class GaussianSampler:
+class StepSampler:
+    """What all policies share: they assess single steps, and so whole chains."""
+
+    def assess(
+        self, spec: Spec, parameters: Tree, steps: Steps, divergence: bool = True
+    ) -> Assessment:
+        """Log-probability `[N, M]` and, if asked for, KL from the reference of single steps."""
+        raise NotImplementedError(f"{type(self).__name__} does not assess steps")
+
+    def log_probability(self, spec: Spec, parameters: Tree, chains: Chains) -> Tensor:
+        """Log-probability of every step `[N, T, B]`."""
+        each = self.assess(spec, parameters, steps_of(chains), False).log_probability
+        return each.reshape(chains.log_probability.shape)
+
+    def divergence(self, spec: Spec, parameters: Tree, chains: Chains) -> Tensor:
+        """KL from the reference of every step `[N, T, B]`."""
+        each = self.assess(spec, parameters, steps_of(chains)).divergence
+        return each.reshape(chains.log_probability.shape)
+
+
+class GaussianSampler(StepSampler):
     """What policies of points share: they give `moments`, the rest follows."""
 
     def moments(
@@ -138,16 +158,6 @@ class GaussianSampler:
                 logs.append(log_normal(x, mean, deviation))
             points.append(x)
         return Chains(torch.stack(points[::-1], 1), prompt, torch.stack(logs[::-1], 1))
-
-    def log_probability(self, spec: Spec, parameters: Tree, chains: Chains) -> Tensor:
-        """Log density of every step `[N, T, B]`."""
-        each = self.assess(spec, parameters, steps_of(chains), False).log_probability
-        return each.reshape(chains.log_probability.shape)
-
-    def divergence(self, spec: Spec, parameters: Tree, chains: Chains) -> Tensor:
-        """KL of two isotropic Gaussians at every step `[N, T, B]`."""
-        each = self.assess(spec, parameters, steps_of(chains)).divergence
-        return each.reshape(chains.log_probability.shape)
 
     def assess(
         self, spec: Spec, parameters: Tree, steps: Steps, divergence: bool = True
