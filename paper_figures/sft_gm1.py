@@ -20,7 +20,8 @@ deviation of each step. Critics: the exact witness of W1, or that of a squared M
 of lengths 0.2, 0.5, 1, 2). Dashed blue: witness of W1, deviations kept. Bands: 95 % intervals over
 replicas. Grey: the frozen denoiser at the same T by DDPM, DDIM and DPM-Solver++(2M), and DDPM in
 200 steps. (b) First replica with the exact witness: histograms of 20,000 chains at t = 5 to 0,
-before (grey) and after training (red); black lines: the data under forward noise.
+before (grey) and after training (red), as far as they lie in the picture; black lines: the data
+under forward noise.
 """
 CRITICS = {"exact": ("W1 witness", "vermilion"), "mmd": ("MMD witness", "green")}
 FROZEN = {"ddpm": (STEPS, "DDPM, T = 5"), "ddim": (STEPS, "DDIM, T = 5"),
@@ -75,13 +76,14 @@ def draw_levels(axes: list[Axes], data: Data) -> None:
     task = again.spec.known.diffusion
     edges = np.linspace(-3.5, 3.5, 71)
     for ax, t in zip(axes, range(STEPS, -1, -1), strict=True):
-        first, last = (np.clip(chain[t, :, 0], -3.49, 3.49) for chain in (before, after))
-        ax.hist(first, list(edges), density=True, color=PALETTE["grey"], alpha=0.45)
-        ax.hist(last, list(edges), density=True, histtype="step", color=PALETTE["vermilion"])
+        first, last = before[t, :, 0], after[t, :, 0]
+        share = np.full(len(first), 1 / (len(first) * (edges[1] - edges[0])))
+        ax.hist(first, list(edges), weights=share, color=PALETTE["grey"], alpha=0.45)
+        ax.hist(last, list(edges), weights=share, histtype="step", color=PALETTE["vermilion"])
         ax.plot(edges, noised(task, t, edges), color=PALETTE["black"], linewidth=0.8)
         ax.set(yticks=[], xlim=(-3.5, 3.5))
         ax.spines["left"].set_visible(False)
-        ax.text(0.01, 0.6, f"t = {t}", transform=ax.transAxes, fontsize=7)
+        ax.text(0.01, 0.72, f"t = {t}", transform=ax.transAxes, fontsize=7)
         if t:
             ax.set_xticklabels([])
     axes[0].set_title("(b) densities: before (grey), after (red)")
