@@ -7,10 +7,11 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from rlkit.diffusion.checks import trusted
 from rlkit.diffusion.kernels import Kernel
 from rlkit.diffusion.mixtures import Mixture, gm1, lqg, ring
 from rlkit.diffusion.noise_policies import refuse_lost_noise
-from rlkit.diffusion.problem import ChainState, DiffusionProblem, check_finite
+from rlkit.diffusion.problem import ChainState, DiffusionProblem
 from rlkit.diffusion.prompts import PromptDiffusion, PromptModes, Sigmoid, embeddings
 from rlkit.diffusion.rewards import Judge, Quadratic
 from rlkit.diffusion.schedules import Schedule, linear_schedule, terminal_schedule
@@ -193,18 +194,14 @@ class NoisePrompt(DiffusionProblem):
         return super().reset_to(instance, options, usual)
 
     def transition(self, instance: Instance, state: ChainState, action: Any, rng: Rng) -> Step:
-        """Run the sampler on x_T = `action` `[N, d]`, or score a batch.
-
-        Raises:
-            ValueError: an action that is not finite.
-        """
+        """Run the sampler on x_T = `action` `[N, d]`, or score a batch."""
         task = self.task(instance)
         if isinstance(action, (Chains, Samples, Noise)):
             return self.scored(task, state, action, rng)
         start = action.to(state.point.dtype)[:, None]
-        check_finite("the action", start)
         prompt = state.prompt[:, None]
-        point = run_reference(task, start, prompt, rng)
+        with trusted():
+            point = run_reference(task, start, prompt, rng)
         reward = task.reward(point, prompt)
         after = state._replace(point=point[:, 0], time=0 * state.time)
         over = torch.zeros_like(reward[:, 0]).float()

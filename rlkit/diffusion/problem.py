@@ -113,7 +113,7 @@ class DiffusionProblem:
         ending = task.reward(following[:, None], prompt)[:, 0].float()
         reward = torch.where(over, ending, torch.zeros_like(ending))
         after = ChainState(following, (state.time - 1).clamp(min=0), state.prompt)
-        return Step(after, reward, (~over).float(), StepScores(law[:, 0].double()))
+        return Step(after, reward, (~over).float(), StepScores(law[:, 0].float()))
 
     def scored(
         self, task: DiffusionTask, state: ChainState, batch: Chains | Samples | Noise, rng: Rng

@@ -73,6 +73,9 @@ class Schedule:
         Raises:
             ValueError: `t` outside `0 .. T`.
         """
+        if isinstance(t, int):
+            check_integer("t", t, 0, self.steps)
+            return self.abar[t].reshape(1, 1)
         index = torch.as_tensor(t)  # where it lies: reading it back would hold up the device
         if checking():
             low, high = int(index.min()), int(index.max())

@@ -50,7 +50,7 @@ class Scores(NamedTuple):
 class StepScores(NamedTuple):
     """Feedback on one denoising step."""
 
-    log_reference: Tensor  # [N] log-probability of the action under the reference sampler
+    log_reference: Tensor  # [N] float32 log-probability of the action under the reference sampler
 
 
 class Optimum(NamedTuple):

@@ -255,13 +255,12 @@ def test_a_start_that_keeps_signal_is_allowed():
     NoisePrompt(eta=1.0, allow_uncontrollable=True)
 
 
-def test_actions_that_are_not_finite_name_their_chain():
-    problem = NoisePrompt(steps=2)
-    instance, _, rng = task_of(problem, 3)
-    state = problem.reset(instance, rng.at("reset", 0))
+def test_actions_that_are_not_finite_name_their_row():
+    env = BatchedEnv(NoisePrompt(steps=2), 3)
+    env.reset(seed=0)
     action = torch.tensor([[0.0, 0.0], [0.0, float("nan")], [0.0, 0.0]])
-    with pytest.raises(ValueError, match="replica 1 is not finite"):
-        problem.transition(instance, state, action, rng.at("env", 0))
+    with pytest.raises(ValueError, match="row 1"):
+        env.step(action)
 
 
 def test_the_same_map_as_the_stepwise_problem():

@@ -51,7 +51,7 @@ def test_a_chain_of_reference_steps_ends_with_the_reward_of_its_sample(problem):
         expected = task.log_probability(
             state.point[:, None], int(state.time[0]), state.prompt[:, None], action[:, None]
         )
-        torch.testing.assert_close(info["feedback"].log_reference, expected[:, 0].double())
+        torch.testing.assert_close(info["feedback"].log_reference, expected[:, 0].float())
         last = time == problem.horizon - 1
         assert (terminated == last).all() and not truncated.any()
         if last:
