@@ -123,7 +123,7 @@ class SFTPG(FitAgent):
         """A step of critic and value; every `n_critic` iterations, some of the policy."""
         written: Chains = batch.action
         memory: Memory = state.memory
-        slot = int(state.iteration[0]) % self.n_critic
+        slot = int(rng.step) % self.n_critic  # the host knows it; reading the state back would wait
         parts = list(memory.buffer.unbind(1))
         parts[slot] = written.chain
         memory = memory._replace(buffer=torch.stack(parts, 1))

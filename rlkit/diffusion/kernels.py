@@ -148,7 +148,7 @@ class Kernel:
         """Levels of t and t - 1, `[N or 1, B or 1]`."""
         if isinstance(t, int):
             check_integer("t", t, 1, self.schedule.steps)
-        elif checking():
+        elif checking(t):
             check_integer("t", int(t.min()), 1, self.schedule.steps)
         return self.schedule.at(t).to(x), self.schedule.at(t - 1).to(x)
 

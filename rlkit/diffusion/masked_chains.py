@@ -38,7 +38,7 @@ def refuse_changes(tokens: Tensor, successor: Tensor) -> None:
     Raises:
         ValueError: an unmasked token changes; names the first chain.
     """
-    if not checking():
+    if not checking(tokens):
         return
     wrong = ((tokens != MASK) & (successor != tokens)).any(2)
     if bool(wrong.any()):
@@ -108,7 +108,7 @@ class OneAtATime:
         refuse_changes(tokens, successor)
         revealed = tokens != successor
         count = revealed.sum(2)
-        if checking() and bool((count != 1).any()):
+        if checking(count) and bool((count != 1).any()):
             wrong = int(count[count != 1][0])
             raise ValueError(f"successor reveals {wrong} positions of a chain, accepted: 1")
         token = torch.where(revealed, successor, 0)
@@ -129,7 +129,7 @@ class OneAtATime:
     def _masked(self, tokens: Tensor) -> Tensor:
         check_tokens("tokens", tokens, self.denoiser.length)
         masked = tokens == MASK
-        if checking() and not bool(masked.any(2).all()):
+        if checking(masked) and not bool(masked.any(2).all()):
             raise ValueError("tokens have a chain without a mask, accepted: at least 1 a chain")
         return masked
 

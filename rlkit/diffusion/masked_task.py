@@ -111,7 +111,7 @@ class MaskedDiffusion:
         """
         refuse_changes(x, following)
         count = (x != following).sum(2)
-        if self.chain == "single" and checking() and bool((count != 1).any()):
+        if self.chain == "single" and checking(count) and bool((count != 1).any()):
             raise ValueError(
                 f"successor reveals {int(count[count != 1][0])} positions of a chain, accepted: 1"
             )

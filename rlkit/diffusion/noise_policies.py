@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rlkit.diffusion.checks import checking
 from rlkit.diffusion.gaussian_task import GaussianDiffusion
 from rlkit.diffusion.kernels import Kernel
 from rlkit.diffusion.measures import LOOK
@@ -65,7 +66,7 @@ def clamped(law: NoiseLaw) -> NoiseLaw:
         ValueError: a parameter that is not finite.
     """
     for name, value in zip(("mu", "log sigma"), law, strict=True):
-        if not bool(torch.isfinite(value).all()):
+        if checking(value) and not bool(torch.isfinite(value).all()):
             raise ValueError(f"{name} of the noise is not finite")
     return law._replace(log_deviation=law.log_deviation.clamp(min=math.log(LEAST)))
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rlkit.diffusion.checks import trusted
+from rlkit.diffusion.checks import checking, trusted
 from rlkit.diffusion.masked import LETTERS, check_tokens
 from rlkit.diffusion.task import (
     Chains,
@@ -155,7 +155,7 @@ class DiffusionProblem:
         accepted = (*size, *shape_of(self.point_space(task)))
         if tuple(batch.point.shape) != accepted:
             raise ValueError(f"point has shape {tuple(batch.point.shape)}; accepted: {accepted}")
-        if bool(((prompt < 0) | (prompt >= task.prompts)).any()):
+        if checking(prompt) and bool(((prompt < 0) | (prompt >= task.prompts)).any()):
             raise ValueError(f"prompt = {prompt.tolist()}; accepted: 0 .. {task.prompts - 1}")
 
     def observe(self, instance: Instance, state: ChainState) -> dict[str, Tensor]:
@@ -182,6 +182,8 @@ def check_finite(name: str, values: Tensor) -> None:
     Raises:
         ValueError: NaN or infinite.
     """
-    if values.dtype.is_floating_point and not bool(torch.isfinite(values).all()):
+    if not checking(values) or not values.dtype.is_floating_point:
+        return
+    if not bool(torch.isfinite(values).all()):
         row, chain = (~torch.isfinite(values)).nonzero()[0, :2].tolist()
         raise ValueError(f"{name} of chain {chain} of replica {row} is not finite")

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from rlkit.alignment.training import Loss, Trained, gradient
+from rlkit.diffusion.checks import checking
 from rlkit.diffusion.fitting import Fit
 from rlkit.diffusion.gaussian_task import GaussianDiffusion
 from rlkit.diffusion.policies import Policy, Steps, reference_moments, steps_of
@@ -139,5 +140,5 @@ def refuse_unsuitable(spec: Spec) -> None:
 
 def warn_of_constant(reward: Tensor) -> None:
     """Say once that a batch of rewards `[N, B]`, B >= 2, is all the same in some replica."""
-    if reward.shape[1] > 1 and bool((reward == reward[:, :1]).all(1).any()):
+    if reward.shape[1] > 1 and checking(reward) and bool((reward == reward[:, :1]).all(1).any()):
         warnings.warn("all rewards of a batch are the same: its advantages are 0", stacklevel=2)

@@ -75,7 +75,7 @@ class GridTilt:
         The trapezoidal rule then errs by 1e-4 of the integrals at most.
         """
         least = 2 * (self.grid.limit / (self.grid.size - 1)) ** 2
-        if checking() and bool((1 - abar < least * abar).any()):
+        if checking(abar) and bool((1 - abar < least * abar).any()):
             raise ValueError(
                 f"abar = {float(abar.max())} is too near 1 for a grid of {self.grid.size} points a "
                 f"side; accepted: (0, {1 / (1 + least)}]"

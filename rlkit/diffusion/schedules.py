@@ -25,7 +25,7 @@ def level(abar: float | Tensor, like: Tensor) -> Tensor:
     value = torch.as_tensor(abar, dtype=like.dtype, device=like.device)
     if value.dim() > 2:
         raise ValueError(f"abar has shape {tuple(value.shape)}; accepted: [], [N] or [N, B]")
-    if checking():
+    if checking(value):
         wrong = ~((value > 0) & (value <= 1))
         if bool(wrong.any()):
             raise ValueError(f"abar = {float(value[wrong][0])} outside {interval(0, 1, True)}")
@@ -77,7 +77,7 @@ class Schedule:
             check_integer("t", t, 0, self.steps)
             return self.abar[t].reshape(1, 1)
         index = torch.as_tensor(t)  # where it lies: reading it back would hold up the device
-        if checking():
+        if checking(index):
             low, high = int(index.min()), int(index.max())
             if low < 0 or high > self.steps:
                 raise ValueError(f"t = {low if low < 0 else high} outside [0, {self.steps}]")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlkit.alignment.selection import Classes, best_of
+from rlkit.diffusion.checks import checking
 from rlkit.diffusion.masked import LETTERS
 from rlkit.diffusion.masked_chains import OneAtATime, ParallelSteps, draw
 from rlkit.diffusion.masked_task import MaskedDiffusion
@@ -94,7 +95,7 @@ def refuse_infinite(value: Tensor) -> None:
         ValueError: naming the first one that is not finite.
     """
     wrong = ~torch.isfinite(value)
-    if bool(wrong.any()):
+    if checking(value) and bool(wrong.any()):
         row, chain, candidate = wrong.nonzero()[0].tolist()
         raise ValueError(
             f"value of candidate {candidate} of chain {chain} of replica {row} is "
