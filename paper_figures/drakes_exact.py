@@ -122,6 +122,7 @@ def draw_bars(axes: Sequence[Axes], data: Data) -> None:
     )
     row = np.arange(len(METHODS))[::-1]
     colours = [PALETTE[method.colour] for method in METHODS]
+    white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
     for ax, (title, values, line, name) in zip(axes, columns, strict=True):
         centre, low, high = np.array([stats.interval(value) for value in values]).T
         bars = ax.barh(row, centre, color=colours, alpha=0.75, height=0.7)
@@ -130,10 +131,9 @@ def draw_bars(axes: Sequence[Axes], data: Data) -> None:
                     ecolor="black", elinewidth=0.9)  # fmt: skip
         top = max(high.max(), line or 0) * 1.25
         for y, value, end in zip(row, centre, np.maximum(high, centre), strict=True):
-            ax.text(end + 0.015 * top, y, f"{value:.2f}", va="center", fontsize=6)
+            ax.text(end + 0.015 * top, y, f"{value:.2f}", va="center", fontsize=6, bbox=white)
         if line is not None:
-            ax.axvline(line, color="black", linewidth=0.9, linestyle="--")
-            white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+            ax.axvline(line, color="black", linewidth=0.9, linestyle="--", zorder=0.5)
             ax.text(line, len(row) - 0.4, f"{name} = {line:.2f}", ha="center", va="bottom",
                     fontsize=6.5, bbox=white)  # fmt: skip
         ax.set(title=title, xlim=(0, top), ylim=(-0.6, len(row) + 0.25))
@@ -146,11 +146,10 @@ def draw_convergence(ax: Axes, data: Data) -> None:
     for method in METHODS[:-1]:
         cell = cell_of(data, method)
         line = ":" if "released" in method.label and "soft" in method.label else "-"
-        band(ax, cell.step, target - objective(cell), PALETTE[method.colour], linestyle=line,
-             label=method.label)  # fmt: skip
+        band(ax, cell.step, target - objective(cell), PALETTE[method.colour], linestyle=line)
     ax.set(xlabel="iteration", ylabel="J* − J", yscale="log", title="(d) distance from the optimum")
     ax.set_xlim(left=0)
-    ax.legend(loc="lower left", fontsize=5.5, ncols=2, handlelength=1.5)
+    ax.set_ylim(0.02, 0.6)
 
 
 def draw_front(ax: Axes, data: Data) -> None:

@@ -43,6 +43,13 @@ naturalness of the other rows of (a). Thresholds of the claims are proposals of 
 specification.
 """
 
+# Of labels whose points are near each other.
+PLACES = {
+    "CG": ((2, -11), "left"),
+    "SMC(16)": ((-4, -22), "right"),
+    "SVDD-PM(10)": ((2, 5), "left"),
+    "DRAKES, α = 0.02": ((-4, 5), "right"),
+}
 NATURAL = {"natural": "3-mer", "log_data": "log p₀"}
 COLUMNS = {
     "smooth": {"median_true": "reward (median)", **NATURAL},
@@ -106,7 +113,8 @@ def draw_plane(ax: Axes, data: Data) -> None:
         ax.errorbar(middle[0], middle[1], bars[1], bars[0], marker=marker, linestyle="none",
                     color=PALETTE[row.colour], elinewidth=0.9)  # fmt: skip
         label = row.label.replace("DRAKES, ", "")
-        note(ax, label, middle[0], middle[1], PALETTE[row.colour], (4, 4))
+        shift, side = PLACES.get(row.label, ((4, 4), "left"))
+        note(ax, label, middle[0], middle[1], PALETTE[row.colour], shift, side)
     ax.margins(0.16)
     ax.set(xlabel="mean log p₀", ylabel="median reward", title="(c) reward and naturalness")
 

@@ -89,7 +89,7 @@ def prompts(ax: Axes, data: Data) -> None:
         band(ax, queries, cell.metric(f"reward_{c}"), PALETTE[colour], label=label)
     ax.set(xlabel="reward queries", ylim=(0, 1.02))
     ax.set_title("(b) FIND, each prompt")
-    ax.legend(loc="upper left", fontsize=6)
+    ax.legend(loc="lower right", fontsize=6)
 
 
 def found_noise(data: Data) -> tuple[NoiseLaw, Trail]:

@@ -201,7 +201,7 @@ def formulas(ax: Axes, data: Data) -> None:
     ax.axhline(LEVEL, color=PALETTE["grey"], linestyle=":", linewidth=0.7)
     ax.set(xlabel="reward queries", ylabel="expected reward", ylim=(0, 1.02))
     ax.set_title("(d) FIND with formulas as released")
-    ax.legend(loc="lower left", bbox_to_anchor=(0.55, 0.48), fontsize=6)
+    ax.legend(loc="lower left", bbox_to_anchor=(0.55, 0.57), fontsize=5.5, labelspacing=0.3)
 
 
 def claims(data: Data) -> list[Claim]:

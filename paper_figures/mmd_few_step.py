@@ -78,7 +78,9 @@ def draw_curves(ax: Axes, data: Data, law: str, name: str, title: str) -> None:
     for sampler, (label, _) in FROZEN.items():
         level = float(baseline(law, 5, sampler, COUNT)[0].mean())
         ax.axhline(level, color=PALETTE["grey"], linewidth=0.7, linestyle=":")
-        ax.text(last, level, label, fontsize=6, ha="right", va="bottom", color=PALETTE["grey"])
+        # Between the two levels that are nearest, below; else on its line.
+        side = "top" if label == "DDIM" else "bottom"
+        ax.text(last, level, label, fontsize=6, ha="right", va=side, color=PALETTE["grey"])
     ax.set(xlabel="chains sampled, thousands", ylabel=f"{name} to the data", title=title)
     ax.set_xlim(0, last)
     ax.set_ylim(0, 0.62)
@@ -97,7 +99,7 @@ def draw_steps(ax: Axes, data: Data) -> None:
         points(ax, STEPS, ends, PALETTE[colour], marker="o", label=method)
     level = float(baseline("gm1", FULL, "ddpm", COUNT)[0].mean())
     ax.axhline(level, color=PALETTE["black"], linewidth=0.7, linestyle=":")
-    ax.text(STEPS[-1], level, f"DDPM, T = {FULL}", fontsize=6, ha="right", va="bottom")
+    ax.text(STEPS[0], level, f"DDPM, T = {FULL}", fontsize=6, ha="left", va="bottom")
     ax.set(xscale="log", yscale="log", xlabel="denoising steps T", ylabel="W1 to the data",
            title="(c) GM1")  # fmt: skip
     ax.set_xticks(STEPS, [str(steps) for steps in STEPS])

@@ -60,7 +60,7 @@ def draw_curves(ax: Axes, data: Data) -> None:
     for sampler, (_, label) in FROZEN.items():
         level = float(frozen(sampler).mean())
         ax.axhline(level, color=PALETTE["grey"], linewidth=0.7, linestyle=":")
-        ax.text(0.99 * last, level, label, fontsize=6.5, ha="right", va="bottom",
+        ax.text(0.76 * last, level, label, fontsize=6.5, ha="right", va="bottom",
                 color=PALETTE["grey"])  # fmt: skip
     ax.set(xlabel="iteration", ylabel="W1 to the data", title="(a) GM1, T = 5", xlim=(0, last))
     ax.set_ylim(0, 0.45)

@@ -64,7 +64,7 @@ def draw_curves(ax: Axes, data: Data, end_beta: float, names: tuple[str, ...], t
         )
     ax.set(xlabel="iteration", ylabel="sliced W2 to the data", title=title, xlim=(0, last))
     ax.set(yscale="log", ylim=(0.01, 2))
-    ax.legend(loc="upper left", fontsize=6.5)
+    ax.legend(loc="upper right", fontsize=6.5)
 
 
 def draw_samples(axes: Array, data: Data) -> None:

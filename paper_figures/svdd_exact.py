@@ -22,16 +22,17 @@ ALPHAS = tuple(float(a) for a in np.geomspace(0.02, 10, 60))
 
 CAPTION = """
 Masked diffusion of five letters (MS5, T = 10 parallel steps, alpha = 0.1), all 1024 sequences
-enumerated; 40,000 outputs a replica. (a) Total variation between outputs and the tilted law
-p* = p_0 exp(r / alpha) / Z, plug-in estimate, against the candidates M a step (SVDD), particles K
-(SMC) or samples N (best-of-N) of each output; dotted: what 40,000 draws of p* itself measure. (b)
-Mean reward; dotted: that of p*. (c) Reward against KL(q || p_0) in nats, plug-in, M = K = N = 10;
-black: the exact front, p* at alpha from 10 to 0.02, the star at alpha = 0.1. Classifier guidance
-with the gradient of the batch mean (released code, open marker) is the reference. Greedy selection
-keeps the best candidate, as the released code does; fitted values (MC) are E[r | x_t], the limit of
-many chains, and in (c) also tables of 20,000 chains; posterior-mean values (PM) are the reward of
+enumerated; 40,000 outputs a replica. (a) Total variation between outputs and the tilted law p* =
+p_0 exp(r / alpha) / Z, plug-in estimate, against the candidates M a step (SVDD), particles K (SMC)
+or samples N (best-of-N) of each output; dotted: what 40,000 draws of p* itself measure. (b) Mean
+reward; dotted: that of p*. (c) Reward against KL(q || p_0) in nats, plug-in, M = K = N = 10; black:
+the exact front, p* at alpha from 10 to 0.02, the star at alpha = 0.1. Classifier guidance with the
+gradient of the batch mean (released code, open marker) is the reference. Greedy selection keeps the
+best candidate, as the released code does; fitted values (MC) are E[r | x_t], the limit of many
+chains, and in (c) also tables of 20,000 chains; posterior-mean values (PM) are the reward of
 relaxed letters, greedy PM that of the likeliest letters. Particles are resampled at every step.
-Bars: 95 % intervals over replicas.
+Bars: 95 % intervals over replicas. Colours and markers of (a) and (b) are those of (c); open
+markers have dashed lines.
 """
 
 
@@ -159,6 +160,7 @@ def sizes(ax: Axes, data: Data, metric: str) -> None:
             found,
             PALETTE[series.colour],
             marker=series.marker,
+            markerfacecolor="white" if series.line == "--" else PALETTE[series.colour],
             linestyle=series.line,
             label=series.label,
         )
