@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from rlkit.alignment.training import improve
 from rlkit.diffusion.agents import DiffusionAgent, Learner
 from rlkit.diffusion.prompt_statistics import (
     LEAST,
@@ -18,7 +19,6 @@ from rlkit.diffusion.proximal import (
     Rollout,
     behaviour,
     divergence_to_go,
-    improve_within,
     minibatches,
     ratio,
     refuse_unsuitable,
@@ -99,12 +99,12 @@ class DDPO(DiffusionAgent):
         rollout, memory = self.judged(spec, state, batch.action, batch.feedback.reward)
         policy = state.policy
         if self.mode == "sf":
-            policy = improve_within(
+            policy = improve(
                 policy, lambda p: self.loss(spec, p, rollout), self.rate, self.gradient_clip
             )
         else:
             for piece in minibatches(rollout, rng, self.epochs, self.pieces):
-                policy = improve_within(
+                policy = improve(
                     policy,
                     lambda p, piece=piece: self.loss(spec, p, piece),  # type: ignore[misc]
                     self.rate,

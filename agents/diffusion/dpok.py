@@ -7,11 +7,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from rlkit.alignment.training import Trained, start_training
+from rlkit.alignment.training import Trained, improve, start_training
 from rlkit.diffusion.agents import DiffusionAgent, Learner
 from rlkit.diffusion.proximal import (
     Rollout,
-    improve_within,
     minibatches,
     noise_factor,
     ratio,
@@ -116,7 +115,7 @@ class DPOK(DiffusionAgent):
         rollout = self.judged(spec, value.parameters, chains, reward)
         policy = state.policy
         for piece in minibatches(rollout, rng, 1, self.policy_steps):
-            policy = improve_within(
+            policy = improve(
                 policy,
                 lambda p, piece=piece: self.loss(spec, p, piece),  # type: ignore[misc]
                 self.rate,
@@ -134,7 +133,7 @@ class DPOK(DiffusionAgent):
                 error = step_values(spec, parameters, steps) - reward
                 return (error * error).mean(1)
 
-            value = improve_within(value, loss, self.value_rate, math.inf)
+            value = improve(value, loss, self.value_rate)
         return value
 
     def judged(self, spec: Spec, values: StepValue, chains: Chains, reward: Tensor) -> Rollout:

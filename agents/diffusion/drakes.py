@@ -6,10 +6,10 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
+from rlkit.alignment.training import improve
 from rlkit.diffusion.agents import DiffusionAgent, Learner
 from rlkit.diffusion.masked_policies import MaskedSampler, masked_task
 from rlkit.diffusion.masked_task import MaskedDiffusion
-from rlkit.diffusion.proximal import improve_within
 from rlkit.diffusion.relaxed import (
     BLENDS,
     DIVERGENCES,
@@ -154,7 +154,7 @@ class DRAKES(DiffusionAgent):
 
     def learn(self, spec: Spec, state: Learner, batch: Transition, rng: Rng) -> Learner:
         """A step down the gradient of the loss of fresh relaxed chains."""
-        policy = improve_within(
+        policy = improve(
             state.policy,
             lambda parameters: self.loss(spec, parameters, state.iteration, rng),
             self.rate,

@@ -1,5 +1,6 @@
 """SFT-PG: a few-step sampler drawn to the data by policy gradient on a critic of its samples."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, NamedTuple
@@ -62,9 +63,11 @@ class SFTPG(FitAgent):
     critic_hidden: tuple[int, ...] = (64, 64)  # widths of critic and value, >= 1
     penalty: float = 0.0  # weight of (|f'| - 1)^2, >= 0; the released code has none
     baseline: str = "value"  # "value" (learned V(x_t, t)) or "none"
+    coupled: bool = False  # the value's error moves the critic, too, as in the released toy script
     n_critic: int = 1  # iterations between changes of the policy, >= 1
     n_generator: int = 1  # steps of Adam on the policy each time, >= 1
     minibatch: int = 0  # denoising steps in each of them, >= 0; 0: all that piled up
+    gradient_clip: float = 0.0  # largest norm of the policy's gradient, >= 0; 0: no limit
     policy: str = "residual"  # "residual" (a perceptron), "spread" (deviations too) or "affine"
     hidden: tuple[int, ...] = (64, 64)  # widths of the perceptron, >= 1
     look: int = 1024  # chains that measure it at records, >= 2
@@ -81,6 +84,12 @@ class SFTPG(FitAgent):
         check_integer("n_critic", self.n_critic, 1)
         check_integer("n_generator", self.n_generator, 1)
         check_integer("minibatch", self.minibatch, 0)
+        check_real("gradient_clip", self.gradient_clip, 0)
+        if self.coupled and (self.critic, self.baseline) != ("learned", "value"):
+            raise ValueError(
+                f"coupled = True with critic = {self.critic!r}, baseline = {self.baseline!r}; "
+                "accepted: critic = 'learned', baseline = 'value'"
+            )
         for size in self.critic_hidden:
             check_integer("critic_hidden", size, 1)
 
@@ -129,8 +138,10 @@ class SFTPG(FitAgent):
         memory = memory._replace(buffer=torch.stack(parts, 1))
         data = fitted_task(spec).data(rng, "data", written.prompt)
         worth = self.centred(spec, memory, written.point, data)
-        memory = memory._replace(value=self.regressed(spec, memory, written, worth))
-        memory = memory._replace(critic=self.criticised(memory, written.point, data, rng))
+        memory = memory._replace(
+            value=self.regressed(spec, memory, written, worth),
+            critic=self.criticised(spec, memory, written, data, rng),
+        )
         policy = state.policy
         if slot == self.n_critic - 1:
             policy = self.improved(spec, policy, memory, data, rng)
@@ -171,15 +182,22 @@ class SFTPG(FitAgent):
         return improve(memory.value, loss, self.critic_rate)
 
     def criticised(
-        self, memory: Memory, point: Tensor, data: Tensor, rng: Rng
+        self, spec: Spec, memory: Memory, written: Chains, data: Tensor, rng: Rng
     ) -> Trained | tuple[()]:
-        """A step of f up on samples and down on data, `[N, B, d]` both."""
+        """A step of f up on samples and down on data `[N, B, d]`; `coupled`, towards V, too."""
         if not isinstance(memory.critic, Trained):
             return ()
-        mix = rng.uniform("mix", point.shape[1])
+        mix = rng.uniform("mix", data.shape[1])
+        horizon = fitted_task(spec).steps
+        values = self.levels(spec, memory, steps_of(written)) if self.coupled else None
 
         def loss(parameters: Tree) -> Tensor:
-            return critic_loss(parameters, point, data, self.penalty, mix)
+            gap = critic_loss(parameters, written.point, data, self.penalty, mix)
+            if values is None:
+                return gap
+            level = criticise(parameters, data).mean(1, keepdim=True)
+            worth = criticise(parameters, written.point) - level
+            return gap + ((values - worth.repeat(1, horizon)) ** 2).mean(1)
 
         return improve(memory.critic, loss, self.critic_rate)
 
@@ -194,7 +212,8 @@ class SFTPG(FitAgent):
             part = found
             if order is not None:
                 part = chosen(found, order[:, turn * self.minibatch :][:, : self.minibatch])
-            policy = improve(policy, partial(self.objective, spec, part), self.rate)
+            loss = partial(self.objective, spec, part)
+            policy = improve(policy, loss, self.rate, self.gradient_clip or math.inf)
         return policy
 
     def advantages(self, spec: Spec, memory: Memory, data: Tensor) -> Advantages:
@@ -206,10 +225,14 @@ class SFTPG(FitAgent):
         worth = self.centred(spec, memory, chain[:, 0], data)
         advantage = worth.repeat(1, size - 1)
         if isinstance(memory.value, Trained):
-            with torch.no_grad():
-                level = value(memory.value.parameters, steps.x, steps.t, size - 1)
-            advantage = advantage - level.double()
+            advantage = advantage - self.levels(spec, memory, steps).double()
         return Advantages(steps, advantage)
+
+    def levels(self, spec: Spec, memory: Memory, steps: Steps) -> Tensor:
+        """V at all steps, `[N, M]`, held fixed."""
+        assert isinstance(memory.value, Trained)
+        with torch.no_grad():
+            return value(memory.value.parameters, steps.x, steps.t, fitted_task(spec).steps)
 
     def objective(self, spec: Spec, found: Advantages, parameters: Tree) -> Tensor:
         """Mean of advantage times log-probability, `[N]`, to be made small."""

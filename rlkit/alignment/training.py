@@ -1,5 +1,6 @@
 """Parameters that learn: trees of tensors `[N, ...]`, each replica with its own optimiser."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -34,13 +35,30 @@ def gradient(parameters: Tree, loss: Loss) -> list[Tensor]:
         return list(torch.autograd.grad(total, inner))
 
 
-def improve(trained: Trained, loss: Loss, rate: float) -> Trained:
-    """One step of Adam down the gradient of `loss`."""
+def limited(slopes: list[Tensor], bound: float) -> list[Tensor]:
+    """A gradient over all leaves, in each replica cut at the norm `bound`."""
+    if not math.isfinite(bound):
+        return slopes
+    squares = [(slope.double() * slope).flatten(1).sum(1) for slope in slopes]
+    factor = torch.clamp(bound / (torch.sqrt(torch.stack(squares).sum(0)) + 1e-12), max=1.0)
+    return [
+        slope * factor.to(slope.dtype).reshape(-1, *[1] * (slope.dim() - 1)) for slope in slopes
+    ]
+
+
+def improve(trained: Trained, loss: Loss, rate: float, bound: float = math.inf) -> Trained:
+    """One step of Adam down the gradient of `loss`, whose norm is cut at `bound` in each replica.
+
+    Args:
+        trained: what learns.
+        loss: of its parameters.
+        rate: step size.
+        bound: > 0, infinite for none.
+    """
     leaves, structure = tree_flatten(trained.parameters)
+    slopes = limited(gradient(trained.parameters, loss), bound)
     after = []
-    for leaf, slope, adam in zip(
-        leaves, gradient(trained.parameters, loss), trained.adam, strict=True
-    ):
+    for leaf, slope, adam in zip(leaves, slopes, trained.adam, strict=True):
         # Logits of illegal tokens are -inf and stay so.
         slope = torch.where(torch.isfinite(leaf), slope, torch.zeros_like(slope))
         after.append(descend(leaf, slope, adam, rate))

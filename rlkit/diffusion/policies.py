@@ -136,7 +136,7 @@ class GaussianSampler(StepSampler):
     def moments(
         self, spec: Spec, parameters: Tree, x: Tensor, t: Tensor, prompt: Tensor
     ) -> Moments:
-        """Mean and deviation of x_(t-1); differentiable in `parameters` and `x`."""
+        """Mean and deviation of x_(t-1), `t` `[N, M or 1]`; differentiable in `parameters`, `x`."""
         raise NotImplementedError(f"{type(self).__name__} has no moments")
 
     def write(
@@ -147,7 +147,7 @@ class GaussianSampler(StepSampler):
         x = task.start(rng, "start", prompt.shape[1]) if start is None else start
         points, logs = [x], []
         for t in range(task.steps, 0, -1):
-            now = torch.full_like(prompt, t)
+            now = torch.full_like(prompt[:, :1], t)  # one level for all: K Gaussians, not K B
             mean, deviation = self.moments(spec, parameters, x, now, prompt)
             if task.kernel.deterministic:
                 x = mean
@@ -282,7 +282,8 @@ class ResidualPolicy(GaussianSampler):
     ) -> Tensor:
         """Outputs of the perceptron `[N, M, d or d + 1]`."""
         told = embed(parameters.prompt, prompt)
-        inputs = torch.cat([x.float(), guess.float(), clock(t, task.steps), told], -1)
+        moment = clock(t, task.steps).expand(-1, x.shape[1], -1)
+        inputs = torch.cat([x.float(), guess.float(), moment, told], -1)
         return perceptron(parameters.network, inputs, torch.nn.functional.silu).to(x.dtype)
 
     def widened(self, law: Moments, out: Tensor) -> Moments:

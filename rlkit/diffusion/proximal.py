@@ -1,6 +1,5 @@
 """Policy gradients over single denoising steps: shuffled minibatches, ratios, clipped descent."""
 
-import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,15 +7,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from rlkit.alignment.training import Loss, Trained, gradient
 from rlkit.diffusion.checks import checking
 from rlkit.diffusion.fitting import Fit
 from rlkit.diffusion.gaussian_task import GaussianDiffusion
 from rlkit.diffusion.policies import Policy, Steps, reference_moments, steps_of
 from rlkit.diffusion.task import Chains, DiffusionTask, knowledge
-from rlkit.optimizers import descend
 from rlkit.protocol import Spec, Tree
 from rlkit.random import Rng
 
@@ -74,22 +70,6 @@ def ratio(log_probability: Tensor, written: Tensor, share: float) -> Tensor:
 def surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """Schulman et al. (2017), equation 7: the smaller of two gains, one with a bounded ratio."""
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
-
-
-def improve_within(trained: Trained, loss: Loss, rate: float, bound: float) -> Trained:
-    """A step of Adam down the gradient of `loss`, whose norm is cut at `bound` in each replica."""
-    leaves, structure = tree_flatten(trained.parameters)
-    slopes = gradient(trained.parameters, loss)
-    squares = [(slope.double() * slope).flatten(1).sum(1) for slope in slopes]
-    norm = torch.sqrt(torch.stack(squares).sum(0))
-    factor = torch.clamp(bound / (norm + 1e-12), max=1.0) if math.isfinite(bound) else norm * 0 + 1
-    after = []
-    for leaf, slope, adam in zip(leaves, slopes, trained.adam, strict=True):
-        wide = factor.to(slope.dtype).reshape(-1, *[1] * (slope.dim() - 1))
-        after.append(descend(leaf, slope * wide, adam, rate))
-    return Trained(
-        tree_unflatten([leaf for leaf, _ in after], structure), tuple(adam for _, adam in after)
-    )
 
 
 def divergence_to_go(each: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 
 from rlkit.agents.diffusion.ddpo import DDPO
 from rlkit.agents.diffusion.dpok import DPOK
-from rlkit.alignment.training import gradient, start_training
+from rlkit.alignment.training import gradient, improve, start_training
 from rlkit.diffusion import riccati
 from rlkit.diffusion.measures import measure
 from rlkit.diffusion.policies import (
@@ -25,7 +25,6 @@ from rlkit.diffusion.policies import (
 from rlkit.diffusion.prompt_statistics import moments_of, record, start_statistics
 from rlkit.diffusion.proximal import (
     divergence_to_go,
-    improve_within,
     minibatches,
     noise_factor,
     ratio,
@@ -246,11 +245,11 @@ def test_gradients_are_cut_at_their_norm_in_each_replica_alone():
     def loss(parameters):
         return (slope * parameters[0]).sum(1) + 40 * (slope[:, :1] * parameters[1] / 30).sum(1)
 
-    after = improve_within(start_training(start), loss, 0.1, 1.0)
+    after = improve(start_training(start), loss, 0.1, 1.0)
     moment = torch.cat([adam.mean for adam in after.adam], 1) * 10
     np.testing.assert_allclose(moment[0], [0.3, 0, 0, 0.4], atol=1e-6)
     np.testing.assert_allclose(moment[1], [0.6, 0, 0, 0.8], atol=1e-6)
-    free = improve_within(start_training(start), loss, 0.1, math.inf)
+    free = improve(start_training(start), loss, 0.1, math.inf)
     np.testing.assert_allclose(free.adam[0].mean[1] * 10, [30, 0, 0], atol=1e-4)
 
 

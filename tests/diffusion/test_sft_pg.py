@@ -9,7 +9,7 @@ import torch
 
 from rlkit import registry
 from rlkit.agents.diffusion.sft_pg import SFTPG
-from rlkit.alignment.training import gradient, start_training
+from rlkit.alignment.training import gradient, improve, limited, start_training
 from rlkit.diffusion import Kernel, linear_schedule, lqg
 from rlkit.diffusion.critics import critic_loss, criticise, start_critic
 from rlkit.diffusion.distances import quantiles
@@ -200,6 +200,49 @@ def test_the_penalty_keeps_the_learned_critic_near_lipschitz():
     assert 0.7 < found[10.0] < 1.3
 
 
+def test_a_coupled_critic_stays_in_proportion_to_the_gap_it_finds():
+    n, spec = 2, gaussian_spec(2)
+    learner = agent(critic="learned", coupled=True, critic_hidden=(), critic_rate=0.01)
+    state = learner.initial(spec, rng(n, "initial"))
+    chains = batch_of(learner, spec, state, n).action
+    chains = chains._replace(chain=1.5 * chains.chain - 0.5)
+    data = spec.known.diffusion.data(rng(n), "data", chains.prompt)
+    free = coupled = state.memory
+    for step in range(1500):
+        coupled = coupled._replace(
+            critic=learner.criticised(spec, coupled, chains, data, rng(n, "learn", step))
+        )
+    alone = dataclasses.replace(learner, coupled=False)
+    for step in range(600):
+        free = free._replace(
+            critic=alone.criticised(spec, free, chains, data, rng(n, "learn", step))
+        )
+    # V is 0, f = w x: E f(data) - E f(x) + E (f(x) - E f(data))^2 is a parabola in w.
+    x, y = chains.point[..., 0].numpy(), data[..., 0].numpy()
+    away = x - y.mean(1, keepdims=True)
+    best = away.mean(1) / (2 * (away**2).mean(1))
+    assert coupled.critic.parameters[0].weight[:, 0, 0].numpy() == pytest.approx(best, rel=0.01)
+    assert bool((free.critic.parameters[0].weight.abs() > 4).all())
+
+
+def test_a_gradient_is_shrunk_to_the_largest_norm_in_each_replica():
+    slopes = [torch.tensor([[3.0, 0.0], [0.3, 0.0]]), torch.tensor([[[4.0]], [[0.4]]])]
+    short = limited(slopes, 1.0)
+    assert torch.allclose(short[0], torch.tensor([[0.6, 0.0], [0.3, 0.0]]))
+    assert torch.allclose(short[1], torch.tensor([[[0.8]], [[0.4]]]))
+    # Adam does not see the scale of a first gradient, but does that of a later one.
+    trained = start_training(torch.zeros(1, 1, dtype=torch.float64))
+    ends = {}
+    for largest in (math.inf, 1.0):
+        after = trained
+        for slope in (1.0, 100.0):
+            after = improve(after, lambda p, slope=slope: slope * p[:, 0], 0.1, largest)
+        ends[largest] = after.parameters.item()
+    assert ends[1.0] == pytest.approx(-0.2)
+    mean, square = (0.09 + 10) / 0.19, (0.000999 + 10) / 0.001999
+    assert ends[math.inf] == pytest.approx(-0.1 - 0.1 * mean / math.sqrt(square), rel=1e-6)
+
+
 def environment(**fields):
     return registry.load("problem", "FewStepGauss-v0")(**fields)
 
@@ -241,6 +284,9 @@ def test_other_families_are_refused(name, fields, message):
         ({"baseline": "mean"}, "baseline = 'mean'"),
         ({"penalty": -1.0}, "penalty = -1.0"),
         ({"n_critic": 0}, "n_critic = 0"),
+        ({"gradient_clip": -0.1}, "gradient_clip = -0.1"),
+        ({"coupled": True, "critic": "mmd"}, "coupled = True with critic = 'mmd'"),
+        ({"coupled": True, "baseline": "none"}, "baseline = 'none'"),
         ({"batch": 1}, "batch = 1"),
         ({"critic_hidden": (0,)}, "critic_hidden = 0"),
         ({"rate": 0.0}, "rate = 0.0"),
