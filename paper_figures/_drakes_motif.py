@@ -24,16 +24,18 @@ class Row(NamedTuple):
     fields: dict[str, Any]
 
 
-def tuned(alpha: float, truncation: int = 6, balanced: bool = False) -> Row:
+def tuned(alpha: float, truncation: int = 6) -> Row:
     """A row of DRAKES."""
     fields: dict[str, Any] = {"agent_alpha": alpha, "agent_truncation": truncation}
     label = f"DRAKES, α = {alpha:g}" + (", K = T" if truncation == 12 else "")
-    if balanced:
-        fields, label = fields | {"motifs": PAIR}, label + ", other motifs"
     return Row(label, "orange" if truncation == 12 else "vermilion", "drakes", fields)
 
 
-PAIR = ("GATAAG", "CTTCCG")  # three of each letter
+def balanced(row: Row) -> Row:
+    """The same method on motifs that hold three of each letter."""
+    return row._replace(fields=row.fields | {"motifs": ("GATAAG", "CTTCCG")})
+
+
 BASE = Row("pre-trained", "black", "diffusion_best_of_n", {"agent_candidates": 1})
 BEST = Row("best-of-10", "grey", "diffusion_best_of_n", {"agent_candidates": 10})
 GUIDED = Row("CG", "sky", "dps", {})
@@ -44,7 +46,7 @@ BASELINES = (BASE, BEST, GUIDED, SMC, TDS, SVDD)
 TUNED = (tuned(0.0), tuned(0.02), tuned(0.05))
 ALL_STEPS = (tuned(0.02, 12), tuned(0.05, 12))
 SMOOTH = (*BASELINES, *TUNED, *ALL_STEPS)
-OTHER = (tuned(0.0, balanced=True), tuned(0.02, balanced=True))  # of another reward
+BALANCED = tuple(balanced(row) for row in (*BASELINES, *TUNED[:2]))
 LEARNED = (BASE, BEST, SVDD, *TUNED[:2])
 
 

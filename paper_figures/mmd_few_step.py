@@ -16,7 +16,7 @@ SHOWN = (5, 3, 1, 0)  # noise levels of panel (d)
 COUNT = 4096
 CAPTION = """
 Samplers of few steps tuned to the data of GM1 (one dimension) and GM2 (two dimensions, correlated
-components), linear schedule, 400 iterations of 256 chains; residual perceptron on the exact
+components), linear schedule, 600 iterations of 256 chains; residual perceptron on the exact
 denoiser. MMD-DDM back-propagates the unbiased squared MMD to 256 data points through all steps of
 DDIM (eta = 0), Adam at 0.005, with Gaussian kernels of lengths 0.2, 0.5, 1, 2, the cubic kernel, or
 its degree 1, the default of the released class, which sees means only. SFT-PG takes policy

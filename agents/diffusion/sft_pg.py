@@ -144,7 +144,7 @@ class SFTPG(FitAgent):
         )
         policy = state.policy
         if slot == self.n_critic - 1:
-            policy = self.improved(spec, policy, memory, data, rng)
+            policy = self.improved(spec, policy, memory, data, worth, rng)
             memory = memory._replace(buffer=torch.zeros_like(memory.buffer))
         return Learner(policy, memory, state.iteration + 1, state.replica)
 
@@ -202,10 +202,17 @@ class SFTPG(FitAgent):
         return improve(memory.critic, loss, self.critic_rate)
 
     def improved(
-        self, spec: Spec, policy: Trained, memory: Memory, data: Tensor, rng: Rng
+        self,
+        spec: Spec,
+        policy: Trained,
+        memory: Memory,
+        data: Tensor,
+        worth: Tensor,
+        rng: Rng,
     ) -> Trained:
-        """Steps of policy gradient on what piled up."""
-        found = self.advantages(spec, memory, data)
+        """Steps of policy gradient on what piled up; `worth` `[N, B]` is f at the last points."""
+        known = worth if self.critic != "learned" and self.n_critic == 1 else None
+        found = self.advantages(spec, memory, data, known)
         total = found.advantage.shape[1]
         order = rng.permutation("order", total) if self.minibatch else None
         for turn in range(self.n_generator):
@@ -216,13 +223,16 @@ class SFTPG(FitAgent):
             policy = improve(policy, loss, self.rate, self.gradient_clip or math.inf)
         return policy
 
-    def advantages(self, spec: Spec, memory: Memory, data: Tensor) -> Advantages:
-        """All piled steps with f(x_0) - V(x_t, t)."""
+    def advantages(
+        self, spec: Spec, memory: Memory, data: Tensor, worth: Tensor | None = None
+    ) -> Advantages:
+        """All piled steps with f(x_0) - V(x_t, t); f `[N, n_critic B]`, unless it is given."""
         n, piles, size, b, d = memory.buffer.shape
         chain = memory.buffer.transpose(1, 2).reshape(n, size, piles * b, d)
         prompt = torch.zeros(n, piles * b, dtype=torch.int64, device=chain.device)
         steps = steps_of(Chains(chain, prompt, chain[:, 1:, :, 0]))
-        worth = self.centred(spec, memory, chain[:, 0], data)
+        if worth is None:
+            worth = self.centred(spec, memory, chain[:, 0], data)
         advantage = worth.repeat(1, size - 1)
         if isinstance(memory.value, Trained):
             advantage = advantage - self.levels(spec, memory, steps).double()

@@ -150,9 +150,10 @@ def check_bandwidths(name: str, bandwidths: Sequence[float]) -> None:
 
 def rbf(x: Tensor, y: Tensor, bandwidths: Sequence[float] = BANDWIDTHS) -> Tensor:
     """Sum of kernels exp(-|x - y|^2 / (2 l^2)) over lengths l, `[N, B, M]`."""
-    offset = x[:, :, None] - y[:, None]
-    square = (offset * offset).sum(-1)
-    return torch.stack([torch.exp(-0.5 * square / (h * h)) for h in bandwidths]).sum(0)
+    # Term by term: a sum over a short last dimension takes longer than all exponentials.
+    offsets = (x[:, :, None, i] - y[:, None, :, i] for i in range(x.shape[-1]))
+    square = reduce(torch.add, (offset * offset for offset in offsets))
+    return reduce(torch.add, (torch.exp(square * (-0.5 / (h * h))) for h in bandwidths))
 
 
 def polynomial(x: Tensor, y: Tensor, degree: int = 3) -> Tensor:

@@ -102,18 +102,23 @@ class FitAgent(DiffusionAgent):
         check_integer("look", self.look, 2)
 
     def diagnostics(self, spec: Spec, state: Learner) -> dict[str, Tensor]:
-        """Distances from the data, `[N]` each, from the same `look` chains at every record."""
+        """Distances from the data, `[N]` each, from the same `look` chains at every record.
+
+        `held_out` is the distance of as many other chains from other data: it judges without
+        favour a record that was chosen by `distance`.
+        """
         task = fitted_task(spec)
-        rng = Rng(0, "look", state.replica)
+        rng, other = Rng(0, "look", state.replica), Rng(0, "held out", state.replica)
+        count = QUANTILES if task.dimension == 1 else self.look
         with torch.no_grad():
             point, path = self.sampled(spec, state.policy.parameters, rng)
+            fresh, _ = self.sampled(spec, state.policy.parameters, other)
             nothing = torch.zeros(point.shape[:2], dtype=torch.int64, device=point.device)
-            count = QUANTILES if task.dimension == 1 else self.look
-            reference = reference_points(task.mixture, count, rng)
             spent = state.iteration.double() * self.batch * self.evaluations(spec)
             gold = task.gold(point, nothing).double().mean(1)
             return {
-                "distance": distance(point, reference),
+                "distance": distance(point, reference_points(task.mixture, count, rng)),
+                "held_out": distance(fresh, reference_points(task.mixture, count, other)),
                 "mmd2": mmd2_to_mixture(point[:, :PAIRED], task.mixture),
                 "gold_reward": gold,
                 "proxy_reward": task.reward(point, nothing).double().mean(1),

@@ -200,6 +200,28 @@ def test_the_penalty_keeps_the_learned_critic_near_lipschitz():
     assert 0.7 < found[10.0] < 1.3
 
 
+def test_a_fixed_critic_of_the_last_chains_need_not_be_asked_again():
+    n, spec = 2, gaussian_spec(2)
+    learner = agent()
+    state = learner.initial(spec, rng(n, "initial"))
+    chains = batch_of(learner, spec, state, n).action
+    memory = state.memory._replace(buffer=chains.chain[:, None])
+    data = spec.known.diffusion.data(rng(n), "data", chains.prompt)
+    worth = learner.centred(spec, memory, chains.point, data)
+    told = learner.advantages(spec, memory, data, worth).advantage
+    assert torch.equal(told, learner.advantages(spec, memory, data).advantage)
+
+
+def test_records_are_judged_on_chains_of_their_own():
+    learner = agent(look=4096, batch=8)
+    found = simulate(environment(reference=256), dataclasses.replace(learner, policy="residual"), 1,
+                     3, group=3).diagnostics  # fmt: skip
+    chosen, judged = found["distance"][0], found["held_out"][0]
+    assert not bool(torch.isclose(chosen, judged, rtol=1e-6).any())
+    # Both estimate the distance of the frozen sampler, 0.29.
+    assert judged.numpy() == pytest.approx(chosen.numpy(), abs=0.1)
+
+
 def test_a_coupled_critic_stays_in_proportion_to_the_gap_it_finds():
     n, spec = 2, gaussian_spec(2)
     learner = agent(critic="learned", coupled=True, critic_hidden=(), critic_rate=0.01)
