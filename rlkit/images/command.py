@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from rlkit import catalogue, files
-from rlkit.launch import OK, limit_threads
-from rlkit.validation import check_choice
+from rlkit import catalogue
+from rlkit.launch import limit_threads
+from rlkit.tuning import command as shared
 
 app = typer.Typer(help="Tune an image diffusion model from a local folder.", no_args_is_help=True)
 
@@ -23,11 +23,11 @@ def _train(
     agent: Annotated[str, typer.Option("--agent", help="find or ddpo.")],
     model: Annotated[str, typer.Option("--model", help="Folder of a diffusers model.")],
     reward: Annotated[str, typer.Option("--reward", help="module:function of images, prompts.")],
-    out: Annotated[str, typer.Option("--out", help="Folder of the run.")],
-    fields: Annotated[list[str] | None, typer.Argument(help="field=value of the agent")] = None,
+    out: shared.Out,
+    fields: shared.Fields = None,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="May be repeated.")] = None,
     prompts: Annotated[str | None, typer.Option("--prompts", help="File, one a line.")] = None,
-    steps: Annotated[int, typer.Option("--steps", help="Steps in all.")] = 100,
+    steps: shared.Steps = 100,
     denoising: Annotated[int, typer.Option("--denoising", help="Steps of a sample.")] = 20,
     eta: Annotated[
         float | None, typer.Option("--eta", help="Of DDIM; 0 for find, 1 for ddpo.")
@@ -38,21 +38,20 @@ def _train(
     clip: Annotated[str, typer.Option("--clip", help="on, off; auto: the folder's.")] = "auto",
     floor: Annotated[float, typer.Option("--floor", help="Least deviation of a step.")] = 0.01,
     guidance: Annotated[float, typer.Option("--guidance", help="Of prompts; 1: none.")] = 1.0,
-    lora: Annotated[int, typer.Option("--lora", help="Rank of adapters; 0: all weights.")] = 0,
+    lora: shared.Lora = 0,
     chunk: Annotated[int, typer.Option("--chunk", help="Most images at once.")] = 32,
-    record: Annotated[int, typer.Option("--record", help="Steps between records.")] = 10,
-    save: Annotated[int, typer.Option("--save", help="Steps between checkpoints.")] = 50,
+    record: shared.Record = 10,
+    save: shared.Save = 50,
     look: Annotated[int, typer.Option("--look", help="Images of a record.")] = 16,
-    seed: Annotated[int, typer.Option("--seed", help="Of every draw.")] = 0,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    seed: shared.Seed = 0,
+    device: shared.Device = "cpu",
 ) -> int:
     """Tune a diffusion model to a reward; the same command resumes."""
     limit_threads()
     values = catalogue.parse_fields(fields or [])
     training, tasks = import_module("rlkit.images.training"), import_module("rlkit.images.task")
     length = training.Length(steps=steps, record=record, save=save, look=look)
-    if Path(out).exists() and not Path(out).is_dir():
-        raise ValueError(f"--out {out!r} is a file; allowed: a folder")
+    shared.check_out(out)
     if prompt and prompts is not None:
         raise ValueError("--prompt and --prompts are both given; allowed: one of them")
     wanted = tuple(prompt or ()) if prompts is None else tasks.read_prompts(Path(prompts))
@@ -61,17 +60,9 @@ def _train(
         device=device, sampling={"steps": denoising, "spacing": spacing, "floor": floor},
         eta=eta, batching={"guidance": guidance, "chunk": chunk},
     )  # fmt: skip
-    if trainer.step:
-        print(f"resumed after step {trainer.step}")
-    follow = import_module("rlkit.experiments.progress").reporter(
-        "auto", f"{agent} {out}", steps, 1
+    return shared.complete(
+        trainer, length, f"{agent} {out}", f"{out}: the run, with what was learned"
     )
-    with follow:
-        last = trainer.run(length, follow.update)
-    for name, value in sorted(last.items()):
-        print(f"{name:16} {value:.4g}")
-    print(f"{out}: the run, with what was learned")
-    return OK
 
 
 def prepare(
@@ -90,28 +81,14 @@ def prepare(
     sampling: dict[str, Any],
     batching: dict[str, Any],
 ) -> Any:
-    """The trainer of a run.
+    """The trainer of a run, from the command's options.
 
-    Args:
-        agent: "find" or "ddpo".
-        values: of its fields.
-        model: folder of the model.
-        reward: `module:function`.
-        prompts: of images.
-        out: folder of the run.
-        lora: rank of adapters, 0 for none.
-        seed: of every draw.
-        clip: of predicted samples: "auto", "on" or "off".
-        device: "cpu" or "cuda".
-        eta: of DDIM, None for the agent's own.
-        sampling: other arguments of `rlkit.images.sampler.make_sampler`.
-        batching: other arguments of `rlkit.images.task.Task`.
+    `sampling` and `batching` are further arguments of `make_sampler` and of `Task`.
 
     Raises:
         ValueError: anything that is not accepted, in one line.
     """
-    torch = import_module("torch")
-    check_choice("--device", device, ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",))
+    shared.check_device(device)
     models, tasks = import_module("rlkit.images.model"), import_module("rlkit.images.task")
     learner = import_module("rlkit.images.training").make_agent(agent, values)
     scored = tasks.load_reward(reward)
@@ -127,10 +104,6 @@ def prepare(
         loaded.noise, eta=chosen, **sampling
     )
     task = tasks.Task(loaded, sampler, prompts, scored, **batching)
-    about = {"agent": agent, "lora": lora, "model": weights(model), "reward": reward}
+    identity = shared.weights(model, "**/*.safetensors")
+    about = {"agent": agent, "lora": lora, "model": identity, "reward": reward}
     return import_module("rlkit.images.training").Trainer(task, learner, out, seed, about)
-
-
-def weights(folder: Path) -> list[dict[str, Any]]:
-    """What identifies the weights in a folder: sizes and hashes of its files."""
-    return [files.fingerprint(path) for path in sorted(folder.rglob("*.safetensors"))]

@@ -10,10 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rlkit.images.model import learned
 from rlkit.images.moments import State, started, stepped
 from rlkit.images.task import Task
 from rlkit.random import Rng
+from rlkit.tuning.models import learned
 from rlkit.validation import check_choice, check_integer, check_real
 
 TINY = 1e-6  # added to the deviation of rewards

@@ -1,28 +1,17 @@
 """Folders of diffusers: what may be in them, and parts of models read from safetensors."""
 
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from rlkit import files
+from rlkit.tuning.models import loading, optional
 from rlkit.validation import check_choice
 
 INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
-
-
-def library(name: str) -> Any:
-    """The module `diffusers`, `transformers` or `peft`.
-
-    Raises:
-        ValueError: it is not installed.
-    """
-    try:
-        return import_module(name)
-    except ImportError:
-        raise ValueError(f"{name} is not installed; pip install 'rlkit-gym[diffusion]'") from None
+library = partial(optional, extra="diffusion")
 
 
 def check_weights(folder: Path) -> dict[str, Any]:
@@ -51,11 +40,8 @@ def load_part(folder: Path, source: str, kind: str, device: str) -> Any:
     made = getattr(library(source), kind)
     typed = "dtype" if source == "transformers" else "torch_dtype"
     options = {"use_safetensors": True, "local_files_only": True, typed: torch.float32}
-    try:
+    with loading(folder, f"not loaded as {kind}"):
         model = made.from_pretrained(str(folder), **options)
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{folder}: not loaded as {kind}: {reason:.300}") from None
     return model.to(device).eval()
 
 

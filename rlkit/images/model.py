@@ -5,7 +5,7 @@ Weights are read from safetensors only; code in a folder is never run and nothin
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from rlkit.images.folders import (
     library,
     load_part,
 )
+from rlkit.tuning.models import loading
 from rlkit.validation import check_choice, check_integer
 
 UNCONDITIONAL = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline")
@@ -168,13 +169,10 @@ def load_text_to_image(folder: Path, device: str, clip: str) -> ImageModel:
     decoder = load_part(folder / "vae", "diffusers", "AutoencoderKL", device)
     for part in (encoder, decoder):
         part.requires_grad_(False)
-    try:
+    with loading(folder, "tokenizer not loaded"):
         tokenizer = library("transformers").CLIPTokenizer.from_pretrained(
             str(folder / "tokenizer"), local_files_only=True, trust_remote_code=False
         )
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{folder}: tokenizer not loaded: {reason:.300}") from None
     return ImageModel(
         frozen(folder, module), read_noise(folder, "off", clip, device),
         shape_of(folder, module.config), folder, tokenizer, encoder, decoder,
@@ -217,10 +215,8 @@ def read_noise(folder: Path, fallback: str, clip: str, device: str) -> Noise:
     """
     places = (folder / "scheduler" / SCHEDULER, folder / SCHEDULER)
     config = files.read_json(next((path for path in places if path.is_file()), places[1]))
-    try:
+    with loading(folder, "scheduler"):
         made = library("diffusers").DDIMScheduler.from_config(config)
-    except (NotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder}: scheduler: {' '.join(str(error).split()):.300}") from None
     check_choice(f"{folder}: prediction_type", made.config.prediction_type, PREDICTIONS)
     check_choice(f"{folder}: timestep_spacing", made.config.timestep_spacing, SPACINGS)
     if made.config.thresholding:
@@ -259,13 +255,4 @@ def with_adapters(model: ImageModel, rank: int, seed: int = 0) -> ImageModel:
             adapter = peft.get_peft_model(model.module, config).eval()
         except ValueError:
             raise ValueError("lora: the U-Net has no attentions; accepted: 0") from None
-    return ImageModel(
-        adapter.get_base_model(), model.noise, model.shape, model.folder, model.tokenizer,
-        model.encoder, model.decoder, adapter,
-    )  # fmt: skip
-
-
-def learned(module: nn.Module) -> dict[str, Tensor]:
-    """Copies `[1, ...]` of the parameters that require a gradient."""
-    named = module.named_parameters()
-    return {name: leaf.detach().clone()[None] for name, leaf in named if leaf.requires_grad}
+    return replace(model, module=adapter.get_base_model(), adapter=adapter)

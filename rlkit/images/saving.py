@@ -1,17 +1,14 @@
 """A trained model as an ordinary folder of `diffusers`."""
 
-import copy
-import os
 import shutil
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from rlkit import files
 from rlkit.images.folders import INDEX, SCHEDULER
 from rlkit.images.model import ImageModel
+from rlkit.tuning.models import replacing_folder, trained
 
 COPIED = ("scheduler", "text_encoder", "tokenizer", "vae")
 
@@ -27,36 +24,16 @@ def save_model(model: ImageModel, parameters: dict[str, Tensor], folder: Path) -
         parameters: what was learned, `[1, ...]` by name.
         folder: to be written.
     """
-    fresh = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
-    try:
+    module = trained(model.module, model.adapter, parameters)
+    with replacing_folder(folder) as fresh:
         if (model.folder / INDEX).is_file():
-            trained(model, parameters).save_pretrained(fresh / "unet", safe_serialization=True)
+            module.save_pretrained(fresh / "unet", safe_serialization=True)
             copy_around(model.folder, fresh)
         else:
-            trained(model, parameters).save_pretrained(fresh, safe_serialization=True)
+            module.save_pretrained(fresh, safe_serialization=True)
             beside = model.folder / SCHEDULER
             inside = model.folder / "scheduler" / SCHEDULER
             shutil.copyfile(beside if beside.is_file() else inside, fresh / SCHEDULER)
-        for path in fresh.rglob("*"):
-            if path.is_file():
-                files.sync_file(path)
-        if folder.exists():
-            shutil.rmtree(folder)
-        fresh.replace(folder)
-        files.sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def trained(model: ImageModel, parameters: dict[str, Tensor]) -> Any:
-    """A copy of the U-Net with learned weights `[1, ...]` in place of its own."""
-    whole: Any = copy.deepcopy(model.module if model.adapter is None else model.adapter)
-    module: Any = whole if model.adapter is None else whole.get_base_model()
-    own = dict(module.named_parameters())
-    with torch.no_grad():
-        for name, leaf in parameters.items():
-            own[name].copy_(leaf[0])
-    return module if model.adapter is None else whole.merge_and_unload()
 
 
 def copy_around(source: Path, fresh: Path) -> None:

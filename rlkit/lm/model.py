@@ -3,25 +3,23 @@
 Weights are read from safetensors only; code in a folder is never run and nothing is downloaded.
 """
 
-import copy
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import dataclass, replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rlkit import files
+from rlkit.tuning.models import loading, optional, replacing_folder, trained
 from rlkit.validation import check_integer
 
+library = partial(optional, extra="lm")
 SAFE = {"local_files_only": True, "trust_remote_code": False}
 Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]  # of prompts and responses
 
@@ -57,18 +55,6 @@ class LanguageModel:
         return str(self.tokenizer.decode(listed, skip_special_tokens=True))
 
 
-def transformers() -> Any:
-    """The module `transformers`.
-
-    Raises:
-        ValueError: it is not installed.
-    """
-    try:
-        return import_module("transformers")
-    except ImportError:
-        raise ValueError("transformers is not installed; pip install 'rlkit-gym[lm]'") from None
-
-
 def check_folder(folder: Path) -> dict[str, Any]:
     """The configuration of a model's folder.
 
@@ -92,14 +78,11 @@ def load_pretrained(folder: Path, kind: str, device: str, options: dict[str, Any
         ValueError: as `check_folder`, or what transformers cannot load; names the folder.
     """
     check_folder(folder)
-    made = getattr(transformers(), kind)
-    try:
+    made = getattr(library("transformers"), kind)
+    with loading(folder, f"not loaded as {kind}"):
         model = made.from_pretrained(
             str(folder), use_safetensors=True, dtype=torch.float32, **SAFE, **options
         )
-    except (OSError, KeyError, RuntimeError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{folder}: not loaded as {kind}: {reason:.300}") from None
     return model.to(device).eval()
 
 
@@ -109,11 +92,9 @@ def load_tokenizer(folder: Path) -> Any:
     Raises:
         ValueError: there is none that loads without code.
     """
-    try:
-        return transformers().AutoTokenizer.from_pretrained(str(folder), **SAFE)
-    except (OSError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{folder}: tokenizer not loaded: {reason:.300}") from None
+    made = library("transformers").AutoTokenizer
+    with loading(folder, "tokenizer not loaded"):
+        return made.from_pretrained(str(folder), **SAFE)
 
 
 def load_model(folder: Path, device: str = "cpu") -> LanguageModel:
@@ -162,24 +143,14 @@ def with_adapters(language: LanguageModel, rank: int, seed: int = 0) -> Language
         ValueError: a rank below 1, or peft is not installed.
     """
     check_integer("rank", rank, 1)
-    try:
-        peft = import_module("peft")
-    except ImportError:
-        raise ValueError("peft is not installed; pip install 'rlkit-gym[lm]'") from None
+    peft = library("peft")
     config = peft.LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapter = peft.get_peft_model(language.module, config).eval()
-    fields = {name: getattr(language, name) for name in ("tokenizer", "end", "pad", "context")}
-    return LanguageModel(adapter.get_base_model(), adapter=adapter, **fields)
-
-
-def learned(module: nn.Module) -> dict[str, Tensor]:
-    """Copies `[1, ...]` of the parameters that require a gradient."""
-    named = module.named_parameters()
-    return {name: leaf.detach().clone()[None] for name, leaf in named if leaf.requires_grad}
+    return replace(language, module=adapter.get_base_model(), adapter=adapter)
 
 
 def save_model(language: LanguageModel, parameters: dict[str, Tensor], folder: Path) -> None:
@@ -192,26 +163,9 @@ def save_model(language: LanguageModel, parameters: dict[str, Tensor], folder: P
         parameters: what was learned, `[1, ...]` by name.
         folder: to be written.
     """
-    fresh = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
-    whole: Any = copy.deepcopy(language.module if language.adapter is None else language.adapter)
-    module: Any = whole if language.adapter is None else whole.get_base_model()
-    own = dict(module.named_parameters())
-    with torch.no_grad():
-        for name, leaf in parameters.items():
-            own[name].copy_(leaf[0])
-    if language.adapter is not None:
-        module = whole.merge_and_unload()
-    try:
-        module.save_pretrained(fresh)
+    with replacing_folder(folder) as fresh:
+        trained(language.module, language.adapter, parameters).save_pretrained(fresh)
         language.tokenizer.save_pretrained(fresh)
-        for path in fresh.iterdir():
-            files.sync_file(path)
-        if folder.exists():
-            shutil.rmtree(folder)
-        fresh.replace(folder)
-        files.sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def load_reward(folder: Path, device: str = "cpu") -> Reward:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rlkit.lm.knowledge import LanguageKnowledge, language_knowledge
-from rlkit.lm.model import learned
 from rlkit.protocol import Spec, Tree
 from rlkit.random import Rng
 from rlkit.tokens import Responses
+from rlkit.tuning.models import learned
 
 
 class Text(NamedTuple):

@@ -26,7 +26,6 @@ from rlkit.envs.diffusion.few_step import FewStepGauss
 from rlkit.envs.diffusion.gauss_mix import GaussMixDiffusion
 from rlkit.envs.diffusion.masked_seq import MaskedSeq
 from rlkit.envs.diffusion.motif_dna import MotifDNA
-from rlkit.protocol import Transition
 from rlkit.random import Rng
 
 FLOW = GaussMixDiffusion(kernel="ddim", eta=0.0, steps=4)
@@ -44,23 +43,6 @@ def written(spec, policy, count, n=1, seed=1):
     parameters = policy.start(spec, Rng(0, "initial", replica))
     prompt = torch.zeros(n, count, dtype=torch.int64)
     return parameters, policy.write(spec, parameters, prompt, Rng(seed, "act", replica))
-
-
-def trained(problem, agent, iterations=1, n=1):
-    """State and diagnostics after some iterations."""
-    replica = torch.arange(n)
-    instance = problem.instance(Rng(0, "instance", replica))
-    spec = problem.spec(instance)
-    state = agent.initial(spec, Rng(0, "initial", replica))
-    place = problem.reset(instance, Rng(0, "reset", replica))
-    for k in range(iterations):
-        action, state = agent.act(spec, state, None, Rng(0, "act", replica, k))
-        step = problem.transition(instance, place, action, Rng(0, "env", replica, k))
-        batch = Transition(
-            None, action, step.reward, step.discount, None, step.discount == 0, step.feedback
-        )
-        state = agent.learn(spec, state, batch, Rng(0, "learn", replica, k))
-    return state, agent.diagnostics(spec, state)
 
 
 # ------------------------------------------------------------- chains without a density
@@ -91,8 +73,8 @@ def test_deterministic_chains_are_measured_without_a_divergence_of_paths():
         (FewStepGauss(kernel="ddim", steps=2, reference=32), MMDDDM(batch=4, hidden=(8,), look=16)),
     ],
 )
-def test_agents_for_deterministic_chains_run_and_report_finite_numbers(problem, agent):
-    found = trained(problem, agent, 2)[1]
+def test_agents_for_deterministic_chains_run_and_report_finite_numbers(problem, agent, train):
+    found = train(problem, agent, 2)[2]
     assert all(torch.isfinite(value).all() for value in found.values())
 
 
@@ -124,11 +106,11 @@ def test_divergence_of_a_masked_step_has_double_precision():
     [DDPO(policy="conv", batch=4, pieces=2), DPOK(policy="conv", batch=4, replay=4, hidden=(8,))],
     ids=["ddpo", "dpok"],
 )
-def test_policy_gradients_train_a_single_precision_denoiser(agent):
+def test_policy_gradients_train_a_single_precision_denoiser(agent, train):
     """Chains are stored in float64; the network's own laws are float32."""
     problem = MotifDNA(length=8, steps=4, width=6, training_steps=30, training_batch=16)
-    before = trained(problem, agent, 0)[0].policy.parameters
-    state, found = trained(problem, agent, 1)
+    before = train(problem, agent, 0)[1].policy.parameters
+    _, state, found = train(problem, agent)
     leaves = torch.utils._pytree.tree_leaves
     pairs = zip(leaves(before), leaves(state.policy.parameters), strict=True)
     assert any(not torch.equal(a, b) for a, b in pairs)
@@ -182,9 +164,9 @@ def test_an_infinite_temperature_has_no_soft_value(agent):
 
 
 @pytest.mark.parametrize("agent", [SVDD, DiffusionSMC, TDS])
-def test_an_infinite_temperature_leaves_all_candidates_alike(agent):
+def test_an_infinite_temperature_leaves_all_candidates_alike(agent, train):
     for fields in ({"value": "pm"}, {"value": "mc", "pretrain": 16, "updates": 2}):
-        found = trained(SHORT, agent(alpha=math.inf, batch=20, **fields), 1)[1]
+        found = train(SHORT, agent(alpha=math.inf, batch=20, **fields))[2]
         assert float(found["ess"]) == pytest.approx(1, abs=1e-12)
 
 
