@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rlkit.board import Board
 
 PIECE_SECONDS = 0.2  # between looks at the clock and at signals
+WASTEFUL = 4  # times as many replicas computed as asked for
 SHOWN = 8  # samples of text at a record
 CHECKPOINT = "checkpoint"
 RECORD, STATE = "record/", "state/"
@@ -159,6 +160,12 @@ class Session:
         }
         files.write_json(path, self.manifest)
         self._status("running")
+        padded, asked = self.config.padded_replicas, self.config.replicas
+        if padded >= WASTEFUL * asked and self.config.output.progress != "none":
+            say(
+                f"group = {self.config.group} computes {padded} replicas for the {asked} asked for: "
+                f"group={asked} takes less time and memory (another last bit, too)"
+            )
         if self.config.output.tensorboard:
             from rlkit.board import Board
 

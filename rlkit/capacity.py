@@ -93,11 +93,13 @@ def check_memory(problem: Any, agent: Any, config: Size) -> None:
     memory = WORKING_COPIES * state * config.padded_replicas
     records = 8 * metrics * points * config.replicas
     if memory + records > free:
+        padded = config.padded_replicas > config.replicas
+        smaller = f"group={config.replicas}, " if padded else ""
         raise ValueError(
             f"replicas = {config.replicas}: needs about {gib(memory + records)} "
             f"({state:,.0f} bytes x {config.padded_replicas:,} replicas x {WORKING_COPIES} of state"
             f" + {points} records x {config.replicas:,} replicas x {metrics} metrics x 8 bytes), "
-            f"{gib(free)} are free; allowed: fewer replicas or smaller arrays"
+            f"{gib(free)} are free; allowed: {smaller}fewer replicas or smaller arrays"
         )
 
 

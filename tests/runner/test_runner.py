@@ -460,6 +460,13 @@ def test_a_full_disk_fails_the_run_and_leaves_finished_ones_alone(monkeypatch):
     assert status(execute(config))["state"] == "done"
 
 
+@pytest.mark.parametrize(("group", "told"), [(16, False), (80, True)])
+def test_a_run_that_mostly_pads_says_how_not_to(group, told, capsys):
+    execute(configured(steps=2, group=group, output={"progress": "line"}))
+    hint = f"group = {group} computes {group} replicas for the 20 asked for: group=20 takes less"
+    assert (hint in capsys.readouterr().err) == told
+
+
 @pytest.mark.parametrize(("kind", "expected"), [("none", ""), ("line", "goes on at step 70")])
 def test_progress_goes_to_standard_error_when_asked(kind, expected, monkeypatch, capsys):
     config = configured(output={"progress": kind})
