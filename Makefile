@@ -46,7 +46,7 @@ demo: $(STAMP)
 	@echo "Live curves:  $(BIN)/rlkit board informed_ts"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=worksteal
 
 check: lint types imports
 
