@@ -9,14 +9,30 @@ from torch import Tensor
 from rlkit.diffusion.checks import trusted
 from rlkit.diffusion.masked import LETTERS, MarkovMask, MaskTable
 from rlkit.diffusion.masked_task import CHAINS, MaskedDiffusion
-from rlkit.diffusion.masked_tasks import BACKGROUND, motif_reward, pair_reward
+from rlkit.diffusion.masked_tasks import BACKGROUND, Reward, motif_reward, pair_reward
 from rlkit.diffusion.sequence_problem import SequenceProblem
 from rlkit.protocol import Instance
 from rlkit.random import Rng
 from rlkit.registry import problem
 from rlkit.validation import check_choice, check_integer
 
-REWARDS = {"pairs": pair_reward, "motif": motif_reward}
+
+@dataclass(frozen=True)
+class Pairs:
+    """`pair_reward` with its two summands."""
+
+    def __call__(self, letters: Tensor) -> Tensor:
+        """Reward `[...]` of `letters` `[..., L, 4]`."""
+        return pair_reward(letters)
+
+    def parts(self, letters: Tensor) -> dict[str, Tensor]:
+        """Number of CG, and minus half the number of AA, `[...]` each."""
+        now, then = letters[..., :-1, :], letters[..., 1:, :]
+        favoured, avoided = now[..., 1] * then[..., 2], now[..., 0] * then[..., 0]
+        return {"CG": favoured.sum(-1), "AA": -0.5 * avoided.sum(-1)}
+
+
+REWARDS: dict[str, Reward] = {"pairs": Pairs(), "motif": motif_reward}
 
 
 class MaskedTables(NamedTuple):

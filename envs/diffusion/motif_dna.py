@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
-import torch
 from torch.utils._pytree import tree_map
 
-from rlkit.diffusion.checks import trusted
-from rlkit.diffusion.masked import Denoiser, MarkovMask
+from rlkit.diffusion.masked import Denoiser
 from rlkit.diffusion.masked_task import CHAINS
 from rlkit.diffusion.masked_tasks import Reward
 from rlkit.diffusion.masked_training import (
@@ -119,18 +117,10 @@ class MotifDNA(SequenceProblem):
         there = tree_map(lambda leaf: leaf.to(rng.device), networks)
         return Instance(there, rng.replica)
 
-    def background(self, device: torch.device) -> MarkovMask:
-        """The law without motifs, on a device."""
-        law = self.law.background
-        if device == law.start.device:
-            return law
-        with trusted():
-            return MarkovMask(law.start.to(device), law.transition.to(device), self.length)
-
     def task(self, instance: Instance) -> MotifDiffusion:
         """The sampler with its reward."""
         networks: MotifNetworks = instance.shared
-        denoiser: Denoiser = self.background(instance.replica.device)
+        denoiser: Denoiser = self.law.background_on(instance.replica.device)
         if networks.denoiser:
             denoiser = NetworkDenoiser(networks.denoiser, self.length)
         learned: list[Reward | None] = [None, None]

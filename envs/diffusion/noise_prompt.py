@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from rlkit.diffusion.checks import trusted
+from rlkit.diffusion.explicit_noise import given_noise
 from rlkit.diffusion.kernels import Kernel
 from rlkit.diffusion.mixtures import Mixture, gm1, lqg, ring
 from rlkit.diffusion.noise_policies import refuse_lost_noise
-from rlkit.diffusion.problem import ChainState, DiffusionProblem
+from rlkit.diffusion.problem import ChainState, DiffusionProblem, ended
 from rlkit.diffusion.prompts import PromptDiffusion, PromptModes, Sigmoid, embeddings
 from rlkit.diffusion.rewards import Judge, Quadratic
 from rlkit.diffusion.schedules import Schedule, linear_schedule, terminal_schedule
-from rlkit.diffusion.task import Chains, Noise, Samples, Scores, run_reference
+from rlkit.diffusion.task import Chains, Noise, Samples, run_reference
 from rlkit.protocol import Box, Instance, Known, Spec, Step
 from rlkit.random import Rng
 from rlkit.registry import problem
@@ -33,6 +34,15 @@ class PromptTables(NamedTuple):
     log_weight: Tensor  # [N, C + P, K] of prompts, then of phrasings
     mean: Tensor  # [N, 1, K, d]
     spectrum: Tensor  # [N, 1, K, d]
+
+
+class PromptScores(NamedTuple):
+    """Feedback on one x_T."""
+
+    reward: Tensor  # [N, 1]
+    point: Tensor  # [N, 1, d] x_0
+    log_data: Tensor | tuple[()]  # [N] float64 of x_0, see `DiffusionTask.log_data`
+    parts: dict[str, Tensor]  # [N] or [N, k] whose numbers all sum to the reward
 
 
 @problem("NoisePrompt-v0")
@@ -181,17 +191,53 @@ class NoisePrompt(DiffusionProblem):
         """Points of R^d."""
         return Box((task.dimension,))
 
+    def reset(self, instance: Instance, rng: Rng) -> ChainState:
+        """A prompt; room for the noise of the sampler where it is Gaussian."""
+        state = super().reset(instance, rng)
+        if self.reverse.deterministic or self.kernel == "exact":
+            return state
+        noise = state.point[:, None].expand(-1, self.steps, -1) * 0
+        return state._replace(noise=noise, given=torch.zeros_like(state.prompt).bool())
+
     def reset_to(
         self, instance: Instance, options: dict[str, Any], usual: ChainState
     ) -> tuple[ChainState, Tensor]:
-        """The prompt `options["c"]`.
+        """The prompt `options["c"]`, and `options["noise"]` for the steps of the sampler.
+
+        Noise is standard normal, `[T, d]` or one a row, `[N, T, d]`; index t - 1 is of the step
+        from x_t. Without it the sampler draws.
 
         Raises:
-            ValueError: other options, or a prompt that does not exist.
+            ValueError: other options, a prompt that does not exist, noise of another shape or not
+                finite, or for a sampler that uses none or more than that.
         """
         if "x_T" in options:
-            raise ValueError("x_T is the action here; accepted options: 'c'")
-        return super().reset_to(instance, options, usual)
+            raise ValueError("x_T is the action here; accepted options: 'c', 'noise'")
+        if "noise" in options:
+            usual = self.given(options["noise"], usual)
+        rest = {key: value for key, value in options.items() if key != "noise"}
+        return super().reset_to(instance, rest, usual)
+
+    def given(self, noise: Any, usual: ChainState) -> ChainState:
+        """`usual` with the noise of its sampler, `[T, d]` or `[N, T, d]`.
+
+        Raises:
+            ValueError: another shape, not finite, or a sampler that uses none or more than that.
+        """
+        if not isinstance(usual.noise, Tensor):
+            raise ValueError(
+                f"noise for kernel = {self.kernel!r} with eta = {self.eta}; accepted: 'ddpm', or "
+                "'ddim' with eta > 0"
+            )
+        accepted = usual.noise.shape
+        value = torch.as_tensor(noise, device=usual.noise.device).to(usual.noise.dtype)
+        if value.shape not in (accepted, accepted[1:]):
+            raise ValueError(f"noise has shape {tuple(value.shape)}; accepted: {tuple(accepted)}")
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError("noise holds a number that is not finite; accepted: (-inf, inf)")
+        return usual._replace(
+            noise=value.expand(accepted), given=torch.ones_like(usual.prompt).bool()
+        )
 
     def transition(self, instance: Instance, state: ChainState, action: Any, rng: Rng) -> Step:
         """Run the sampler on x_T = `action` `[N, d]`, or score a batch."""
@@ -200,12 +246,15 @@ class NoisePrompt(DiffusionProblem):
             return self.scored(task, state, action, rng)
         start = action.to(state.point.dtype)[:, None]
         prompt = state.prompt[:, None]
+        if isinstance(state.noise, Tensor) and isinstance(state.given, Tensor):
+            rng = given_noise(rng, self.steps, state.noise[:, :, None], rows=state.given)
         with trusted():
             point = run_reference(task, start, prompt, rng)
         reward = task.reward(point, prompt)
         after = state._replace(point=point[:, 0], time=0 * state.time)
-        over = torch.zeros_like(reward[:, 0]).float()
-        return Step(after, reward[:, 0].float(), over, Scores(reward, point))
+        over, paid = torch.ones_like(state.prompt).bool(), reward[:, 0].float()
+        told = ended(task, over, point[:, 0], state.prompt, paid)
+        return Step(after, paid, (~over).float(), PromptScores(reward, point, *told))
 
     def observe(self, instance: Instance, state: ChainState) -> Tensor:  # type: ignore[override]
         """Embedding of the prompt, `[N, E]`."""

@@ -12,9 +12,11 @@ from rlkit.engine import BatchedEnv
 from rlkit.protocol import Problem
 
 if TYPE_CHECKING:
+    from rlkit.adapters.residual import ResidualActions
     from rlkit.adapters.sb3 import SB3VecEnv
 
 __all__ = [
+    "ResidualActions",
     "SB3VecEnv",
     "SingleEnv",
     "ThirdPartyRollout",
@@ -105,7 +107,11 @@ def make_vector(
 
 
 def __getattr__(name: str) -> Any:
-    """Import the stable-baselines3 adapter when it is first asked for."""
+    """Import adapters with heavy dependencies when they are first asked for."""
+    if name == "ResidualActions":
+        from rlkit.adapters.residual import ResidualActions
+
+        return ResidualActions
     if name == "SB3VecEnv":
         from rlkit.adapters.sb3 import SB3VecEnv
 

@@ -5,6 +5,7 @@ last one. On Gaussian mixtures marginals, kernels, tilted laws and soft values a
 masked sequences they are sums over tables, or over the nearest neighbours of a Markov chain.
 """
 
+from rlkit.diffusion.explicit_noise import given_noise as given_noise
 from rlkit.diffusion.kernels import Chain as Chain
 from rlkit.diffusion.kernels import Kernel as Kernel
 from rlkit.diffusion.kernels import gaussian_log_density as gaussian_log_density

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rlkit.diffusion.kernels import Kernel
 from rlkit.diffusion.mixtures import Mixture
-from rlkit.diffusion.rewards import Judge
+from rlkit.diffusion.rewards import Judge, split_reward
 from rlkit.diffusion.task import Optimum
 from rlkit.random import Rng
 
@@ -85,6 +85,13 @@ class GaussianDiffusion:
             return torch.zeros_like(x[..., 0])
         return self.kernel.law(self.law(prompt), x, t).log_density(following)
 
+    def log_data(self, point: Tensor, prompt: Tensor) -> Tensor:
+        """Log density of x_0 under the mixture of `prompt`, `[N, B]`.
+
+        Chains have that very law with the exact kernel, from x_T of the law p_T.
+        """
+        return self.law(prompt).log_density(point)
+
     def expect(self, x: Tensor, t: int, prompt: Tensor) -> Tensor:
         """Mean of x_0 given x_t, `[N, B, d]`; x itself at t = 0."""
         return x if t == 0 else self.law(prompt).denoise(x, self.kernel.schedule.at(t))
@@ -94,6 +101,10 @@ class GaussianDiffusion:
         return self.judge(point, prompt)
 
     gold = reward
+
+    def parts(self, point: Tensor, prompt: Tensor) -> dict[str, Tensor]:
+        """Summands of the reward, where the judge tells them."""
+        return split_reward(self.judge, point, prompt)
 
     def value(self, x: Tensor, t: int, prompt: Tensor, alpha: float) -> Tensor:
         """Soft value of the exact kernel, `[N, B]`; the reward at t = 0.

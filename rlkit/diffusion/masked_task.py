@@ -26,6 +26,7 @@ from rlkit.diffusion.masked_chains import (
 )
 from rlkit.diffusion.masked_oracles import PAIR_LENGTH, parallel_values
 from rlkit.diffusion.masked_tasks import MaskedTilt, Reward, tilt
+from rlkit.diffusion.rewards import split_reward
 from rlkit.diffusion.task import Optimum
 from rlkit.random import Rng
 
@@ -117,6 +118,18 @@ class MaskedDiffusion:
             )
         return step_log_probability(self, x, following, self.denoiser.conditional(x).log(), t)
 
+    def log_data(self, point: Tensor, prompt: Tensor) -> Tensor | tuple[()]:
+        """Log-probability of tokens under the data law, `[N, B]`.
+
+        Chains have that very law with an exact denoiser one position a step. `()` where only a
+        denoiser is known.
+        """
+        if self.table is not None:
+            code = (point * place(self.length).to(point.device)).sum(2)
+            return self.table.log_marginal.expand(len(point), -1).gather(1, code)
+        law = getattr(self.denoiser, "log_probability", None)
+        return () if law is None else torch.as_tensor(law(point))
+
     def expect(self, x: Tensor, t: int, prompt: Tensor) -> Tensor:
         """Mean letters of x_0 given x_t, `[N, B, L, 4]`."""
         return one_hot(x) if t == 0 else self.denoiser.conditional(x)
@@ -124,6 +137,10 @@ class MaskedDiffusion:
     def reward(self, point: Tensor, prompt: Tensor) -> Tensor:
         """Observed reward of tokens `[N, B, L]` or relaxed letters `[N, B, L, 4 or 5]`."""
         return (self.proxy or self.judge)(letters_of(point))
+
+    def parts(self, point: Tensor, prompt: Tensor) -> dict[str, Tensor]:
+        """Summands of the observed reward, where it tells them."""
+        return split_reward(self.proxy or self.judge, letters_of(point))
 
     def gold(self, point: Tensor, prompt: Tensor) -> Tensor:
         """True reward, `[N, B]`."""

@@ -99,6 +99,17 @@ class MotifReward:
         reward = reward / SHARPNESS
         return reward if self.spacing == 0 else reward + self.spacing * spaced(one, two)
 
+    def parts(self, letters: Tensor) -> dict[str, Tensor]:
+        """Soft maximum of each motif and the bonus for their distance, `[...]` each.
+
+        Raises:
+            ValueError: another shape, or shorter than a motif.
+        """
+        one, two = self.scores(letters)
+        names = {"motif_1": one, "motif_2": two}
+        parts = {name: (SHARPNESS * s).logsumexp(-1) / SHARPNESS for name, s in names.items()}
+        return parts if self.spacing == 0 else parts | {"spacing": self.spacing * spaced(one, two)}
+
 
 def spaced(one: Tensor, two: Tensor) -> Tensor:
     """Expected closeness of the distance of two best hits to the preferred one, `[...]`.
@@ -141,7 +152,23 @@ class MotifCount:
         Raises:
             ValueError: another shape, or shorter than a motif.
         """
+        return torch.cat(self.reached(letters), -1).sum(-1).to(letters.dtype)
+
+    def parts(self, letters: Tensor) -> dict[str, Tensor]:
+        """Count of each motif, `[...]` each.
+
+        Raises:
+            ValueError: another shape, or shorter than a motif.
+        """
+        one, two = (hits.sum(-1).to(letters.dtype) for hits in self.reached(letters))
+        return {"motif_1": one, "motif_2": two}
+
+    def reached(self, letters: Tensor) -> list[Tensor]:
+        """Where each motif scores enough, `[..., L - W + 1]` bool.
+
+        Raises:
+            ValueError: another shape, or shorter than a motif.
+        """
         # Room for the rounding of single precision: scores are multiples of 0.264 below 1.
         scores = MotifReward(motifs=self.motifs).scores(letters.detach())
-        reached = [s > self.threshold - 1e-3 for s in scores]
-        return torch.cat(reached, -1).sum(-1).to(letters.dtype)
+        return [s > self.threshold - 1e-3 for s in scores]

@@ -56,8 +56,11 @@ class MotifDiffusion(MaskedDiffusion):
         """Samples of the data law, `[N, B, L]`."""
         return self.law.sample(rng, name, prompt.shape[1])
 
-    def log_data(self, point: Tensor) -> Tensor:
-        """Exact log-probability of tokens `[N, B, L]` under the data law, `[N, B]`."""
+    def log_data(self, point: Tensor, prompt: Tensor | None = None) -> Tensor:
+        """Exact log-probability of tokens `[N, B, L]` under the data law, `[N, B]`.
+
+        A trained denoiser only approaches that law.
+        """
         return self.law.log_probability(point)
 
     def naturalness(self, point: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from rlkit.diffusion.checks import trusted
 from rlkit.diffusion.masked import LETTERS, MarkovMask, check_tokens
 from rlkit.diffusion.masked_chains import draw
 from rlkit.diffusion.masked_tasks import BACKGROUND
@@ -89,6 +90,14 @@ class MotifLaw:
         start = torch.full((1, LETTERS), 1 / LETTERS, dtype=torch.float64)
         return MarkovMask(start, torch.tensor([BACKGROUND], dtype=torch.float64), self.length)
 
+    def background_on(self, device: torch.device) -> MarkovMask:
+        """The law without motifs, on a device."""
+        law = self.background
+        if device == law.start.device:
+            return law
+        with trusted():
+            return MarkovMask(law.start.to(device), law.transition.to(device), self.length)
+
     @cached_property
     def planted(self) -> tuple[Tensor, Tensor]:
         """Laws of the letters of both motifs, `[W, 4]` each."""
@@ -132,7 +141,7 @@ class MotifLaw:
         """
         check_tokens("tokens", tokens, self.length, LETTERS - 1)
         ratios = Placements(self, tokens.flatten(0, 1))
-        plain = self.background.log_probability(tokens)
+        plain = self.background_on(tokens.device).log_probability(tokens)
         return plain if self.share == 0 else plain + ratios.total().reshape(plain.shape)
 
 

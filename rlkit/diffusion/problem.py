@@ -32,6 +32,8 @@ class ChainState(NamedTuple):
     point: Tensor  # [N, ...] x_t
     time: Tensor  # [N] int64 t, T .. 0
     prompt: Tensor  # [N] int64
+    noise: Tensor | tuple[()] = ()  # [N, T, d] of a sampler that the problem runs
+    given: Tensor | tuple[()] = ()  # [N] bool: use `noise`, else draw
 
 
 class DiffusionProblem:
@@ -57,6 +59,10 @@ class DiffusionProblem:
         """`action` `[N, ...]`, or where it is no successor of the state, one that is."""
         return action
 
+    def finished(self, over: Tensor, following: Tensor) -> Tensor:
+        """`following` `[N, ...]` where chains are over, else some point that is finished."""
+        return following
+
     def reset(self, instance: Instance, rng: Rng) -> ChainState:
         """A prompt and pure noise."""
         task = self.task(instance)
@@ -69,10 +75,17 @@ class DiffusionProblem:
     ) -> tuple[ChainState, Tensor]:
         """Chains that begin at `options["c"]`, `options["x_T"]`; and their steps so far, 0.
 
+        Actions carry the noise of their steps, so that there is no option for it here.
+
         Raises:
             ValueError: other options, a prompt that does not exist, a start of another shape or
                 outside the space of points.
         """
+        if "noise" in options:
+            raise ValueError(
+                "noise is an option where the problem runs a sampler with noise; here the action "
+                "is x_(t-1) itself and nothing is drawn; accepted: 'c', 'x_T'"
+            )
         if set(options) - {"c", "x_T"}:
             raise ValueError(f"options hold {sorted(options)}; accepted: 'c', 'x_T'")
         task, like = self.task(instance), usual.point
@@ -86,8 +99,8 @@ class DiffusionProblem:
         if start.shape not in (like.shape, like.shape[1:]):
             raise ValueError(f"x_T has shape {tuple(start.shape)}; accepted: {tuple(like.shape)}")
         self.check_start(task, start.expand(like.shape))
-        state = ChainState(
-            start.to(like.dtype).expand_as(like), usual.time, prompt.expand_as(usual.prompt)
+        state = usual._replace(
+            point=start.to(like.dtype).expand_as(like), prompt=prompt.expand_as(usual.prompt)
         )
         return state, torch.zeros_like(usual.time)
 
@@ -113,7 +126,8 @@ class DiffusionProblem:
         ending = task.reward(following[:, None], prompt)[:, 0].float()
         reward = torch.where(over, ending, torch.zeros_like(ending))
         after = ChainState(following, (state.time - 1).clamp(min=0), state.prompt)
-        return Step(after, reward, (~over).float(), StepScores(law[:, 0].float()))
+        known, parts = ended(task, over, self.finished(over, following), state.prompt, reward)
+        return Step(after, reward, (~over).float(), StepScores(law[:, 0].float(), known, parts))
 
     def scored(
         self, task: DiffusionTask, state: ChainState, batch: Chains | Samples | Noise, rng: Rng
@@ -174,6 +188,31 @@ class DiffusionProblem:
         if isinstance(action, (Chains, Samples, Noise)):
             return {"queries": torch.full_like(state.time, action.prompt.shape[1]).double()}
         return {"queries": (state.time == 1).double()}
+
+
+def ended(
+    task: DiffusionTask, over: Tensor, point: Tensor, prompt: Tensor, reward: Tensor
+) -> tuple[Tensor | tuple[()], dict[str, Tensor]]:
+    """Log-probability `[N]` of x_0 under the data law and the parts of the reward, both float64.
+
+    Args:
+        task: that tells both.
+        over: which chains ended, `[N]`; for the others all is 0.
+        point: their x_0, `[N, ...]`.
+        prompt: `[N]`.
+        reward: `[N]`, the only part where the task tells none.
+    """
+
+    def only(values: Tensor) -> Tensor:
+        here = over.reshape(-1, *[1] * (values.dim() - 1))
+        return torch.where(here, values, torch.zeros_like(values)).double()
+
+    x, c = point[:, None], prompt[:, None]
+    with trusted(), torch.no_grad():
+        known = task.log_data(x, c)
+        told = {name: only(part[:, 0]) for name, part in task.parts(x, c).items()}
+    parts = told or {"reward": only(reward)}
+    return (only(known[:, 0]) if isinstance(known, Tensor) else ()), parts
 
 
 def check_finite(name: str, values: Tensor) -> None:

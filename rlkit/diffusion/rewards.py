@@ -42,6 +42,17 @@ class Judge(Protocol):
         """Expected reward of the tilted law for prompt `c`, `[N]`."""
 
 
+def split_reward(judge: object, *arguments: Tensor) -> dict[str, Tensor]:
+    """Summands `[N, B]` or `[N, B, k]` of a reward that has a method `parts`; else empty.
+
+    Args:
+        judge: any reward of `arguments`.
+        arguments: points and prompts, or letters.
+    """
+    parts = getattr(judge, "parts", None)
+    return {} if parts is None else dict(parts(*arguments))
+
+
 def grid_of(data: Mixture) -> Grid:
     """A grid for data in one or two dimensions.
 
@@ -76,8 +87,12 @@ class Linear(Closed):
 
     def __call__(self, x: Tensor, prompt: Tensor) -> Tensor:
         """Reward `[N, B]`."""
+        return self.parts(x, prompt)["coordinates"].sum(-1)
+
+    def parts(self, x: Tensor, prompt: Tensor) -> dict[str, Tensor]:
+        """Share of each coordinate, `[N, B, d]`."""
         slope = self.slope.gather(1, prompt[..., None].expand(*prompt.shape, x.shape[-1]))
-        return (x * slope).sum(-1)
+        return {"coordinates": x * slope}
 
     def tilt(self, data: Mixture, alpha: float, c: int) -> AnyTilt:
         """In closed form."""
@@ -101,6 +116,12 @@ class Quadratic(Closed):
         index = prompt[..., None].expand(*prompt.shape, x.shape[-1])
         offset = x - self.centre.gather(1, index)
         return -0.5 * ((offset @ self.matrix) * offset).sum(-1)
+
+    def parts(self, x: Tensor, prompt: Tensor) -> dict[str, Tensor]:
+        """Share of each coordinate `-(x - centre)_i (A (x - centre))_i / 2`, `[N, B, d]`."""
+        index = prompt[..., None].expand(*prompt.shape, x.shape[-1])
+        offset = x - self.centre.gather(1, index)
+        return {"coordinates": -0.5 * (offset @ self.matrix) * offset}
 
     def tilt(self, data: Mixture, alpha: float, c: int) -> AnyTilt:
         """In closed form."""

@@ -56,6 +56,10 @@ class SequenceProblem(DiffusionProblem):
         """Legal tokens of each position, `[N, L, 5]` bool."""
         return legal_letters(state)
 
+    def finished(self, over: Tensor, following: Tensor) -> Tensor:
+        """`following` `[N, L]` where chains are over, else some letters."""
+        return torch.where(over[:, None], following, 0)
+
     def legalise(self, state: ChainState, action: Tensor) -> Tensor:
         """`action` with known letters kept, at the end no mask, and as many revealed as may be."""
         legal = legal_letters(state)

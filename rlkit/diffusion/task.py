@@ -48,9 +48,11 @@ class Scores(NamedTuple):
 
 
 class StepScores(NamedTuple):
-    """Feedback on one denoising step."""
+    """Feedback on one denoising step; what tells of x_0 is 0 before the last one."""
 
     log_reference: Tensor  # [N] float32 log-probability of the action under the reference sampler
+    log_data: Tensor | tuple[()]  # [N] float64 of x_0, see `DiffusionTask.log_data`
+    parts: dict[str, Tensor]  # [N] or [N, k] whose numbers all sum to the reward
 
 
 class Optimum(NamedTuple):
@@ -101,11 +103,21 @@ class DiffusionTask(Protocol):
             following: `[N, B, ...]`.
         """
 
+    def log_data(self, point: Tensor, prompt: Tensor) -> Tensor | tuple[()]:
+        """Exact log-probability of x_0 under the data law given `prompt`, `[N, B]`, or `()`.
+
+        The data law is what the reference samples as T grows and abar_T goes to 0; the law of its
+        own few steps differs and has no closed form. `()` where the data law is not known.
+        """
+
     def expect(self, x: Tensor, t: int, prompt: Tensor) -> Tensor:
         """Mean of x_0 given x_t: points `[N, B, d]` or letters `[N, B, L, 4]`."""
 
     def reward(self, point: Tensor, prompt: Tensor) -> Tensor:
         """Observed reward of x_0: points, tokens, or relaxed letters `[N, B, L, 4 or 5]`."""
+
+    def parts(self, point: Tensor, prompt: Tensor) -> dict[str, Tensor]:
+        """Summands of the observed reward, `[N, B]` or `[N, B, k]`; empty where it is one piece."""
 
     def gold(self, point: Tensor, prompt: Tensor) -> Tensor:
         """True reward; the observed one unless the problem has a proxy, `[N, B]`."""
