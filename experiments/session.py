@@ -163,8 +163,8 @@ class Session:
         padded, asked = self.config.padded_replicas, self.config.replicas
         if padded >= WASTEFUL * asked and self.config.output.progress != "none":
             say(
-                f"group = {self.config.group} computes {padded} replicas for the {asked} asked for: "
-                f"group={asked} takes less time and memory (another last bit, too)"
+                f"group = {self.config.group} computes {padded} replicas for the {asked} asked "
+                f"for: group={asked} takes less time and memory (another last bit, too)"
             )
         if self.config.output.tensorboard:
             from rlkit.board import Board

@@ -1,21 +1,23 @@
 """Finite horizon: backward induction, and the values of policies (Puterman 1994, chapter 4)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rlkit.models import Dense, Model
-from rlkit.planning.layout import Matrix, blocks, leading, writer
+from rlkit.planning.layout import Backup, Matrix, backups, fitting, leading, narrow, padded
 from rlkit.planning.policies import check_policy
 from rlkit.validation import check_integer, check_real
+
+SHARE = 1 / 4  # of the cache for a block: most of it then lies in what no other program uses
 
 Best = Callable[[Tensor, slice, int], Tensor]  # (q [B, S, A], rows, stage) -> value [B, S]
 
 
 class Plan(NamedTuple):
-    """Values of every stage, `h = 0 .. H - 1` steps from the start."""
+    """Values of every stage, `h = 0 .. H - 1` steps from the start; they carry no gradients."""
 
     value: Tensor  # [..., H + 1, S], zero at stage H
     q: Tensor  # [..., H, S, A]
@@ -111,24 +113,55 @@ def sweep(
     states, actions = model.size
     (count,) = lead or (1,)
     # In memory, stages are outermost and states innermost: that is how sweeps write them.
-    value = model.reward.new_zeros(horizon + 1, count, states)
-    table = model.reward.new_empty(horizon if keep else 1, count, actions, states).mT
-    for rows, _, backup in blocks(model, count, check):
-        following = value[horizon, rows]
-        write = writer(backup, rows.stop - rows.start)
-        written = table[:, rows].expand(horizon, -1, -1, -1).unbind(0)
-        parts = zip(range(horizon), written, value[:-1, rows].unbind(0), strict=True)
-        for stage, q, now in reversed(list(parts)):
-            if stage == horizon - 1 and isinstance(backup, Matrix):
-                q.copy_(backup.reward)  # nothing follows: one product saved
-            else:
-                write(following, q)
-            if cap is not None:
-                q.clamp_(max=cap * (horizon - stage))
-            if best is None:
-                following = torch.amax(q, -1, out=now)
-            else:
-                following = now.copy_(best(q, rows, stage))
+    value = model.reward.new_empty(horizon + 1, count, 1, states)
+    value[horizon] = 0
+    wide = model.reward.new_empty(horizon if keep else 1, count, 1, padded(states * actions))
+    table = narrow(wide[:, :, 0], states, actions).mT
+    size = fitting(model, count, SHARE)
+    with torch.inference_mode():  # small operations are called faster there
+        models = backups(model, count, size, check)
+        parts = zip(*(tensor.split(size, 1) for tensor in (value, wide, table)), strict=True)
+        for begin, backup, part in zip(range(0, count, size), models, parts, strict=False):
+            rows = slice(begin, begin + size)
+            for stage, q, now in descent(backup, *part):
+                if cap is not None:
+                    q.clamp_(max=cap * (horizon - stage))
+                if best is None:
+                    torch.amax(q, 1, keepdim=True, out=now)
+                else:
+                    now[:, 0] = best(q.mT, rows, stage)
+    value, table = value[:, :, 0], table.mT
     if not lead:
         return Plan(value[:, 0], table[:, 0])
     return Plan(value.movedim(0, 1), table.movedim(0, 1))
+
+
+def descent(
+    backup: Backup, value: Tensor, wide: Tensor, table: Tensor
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """From the last stage on: its number, its `q` `[B, A, S]`, and where its values belong.
+
+    Args:
+        backup: of `B` replicas.
+        value: memory for the values `[H + 1, B, 1, S]`, zero at stage H, else to be written by
+            the caller.
+        wide: memory for `q` in whole cache lines, `[H, B, 1, W]`; `[1, B, 1, W]` where all stages
+            share it.
+        table: `q` as it lies there, `[H, B, A, S]` or `[1, B, A, S]`.
+    """
+    *values, following = value.unbind(0)
+    horizon = len(values)
+    rooms, tables = (part.unbind(0) * (horizon // len(part)) for part in (wide, table))
+    if isinstance(backup, Matrix):
+        kernel, reward = backup.kernel.expand(len(following), -1, -1), backup.reward.mT
+    parts = list(zip(range(horizon), values, rooms, tables, strict=True))
+    for stage, now, room, q in reversed(parts):
+        if isinstance(backup, Model):
+            q.copy_(backup.lookahead(following[:, 0]).mT)
+        elif stage == horizon - 1:
+            q.copy_(reward)  # nothing follows: one product saved
+        else:
+            torch.bmm(following, kernel, out=room)
+            q.add_(reward)
+        yield stage, q, now
+        following = now

@@ -7,8 +7,8 @@ in turn. Rows are padded to whole cache lines: products of matrices round differ
 operands or results are not aligned, and a model's bits must not depend on the batch it is in.
 """
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, TypeGuard, cast
 
 import torch
 from torch import Tensor
@@ -51,23 +51,9 @@ def narrow(wide: Tensor, states: int, actions: int) -> Tensor:
     return wide[..., : states * actions].unflatten(-1, (actions, states)).mT
 
 
-def writer(backup: Backup, count: int) -> Callable[[Tensor, Tensor], None]:
-    """A function that writes `lookahead` of values `[B, S]`, `B = count`, to `[B, S, A]`."""
-    if isinstance(backup, Model):
-
-        def copy(value: Tensor, out: Tensor) -> None:
-            out.copy_(backup.lookahead(value))
-
-        return copy
-    kernel, reward = backup.kernel.expand(count, -1, -1), backup.reward
-    wide = kernel.new_empty(count, 1, kernel.shape[2])
-    following = narrow(wide[:, 0], reward.shape[1], reward.shape[2])
-
-    def write(value: Tensor, out: Tensor) -> None:
-        torch.bmm(value[:, None], kernel, out=wide)
-        torch.add(reward, following, out=out)
-
-    return write
+def padded(width: int) -> int:
+    """The width in whole cache lines."""
+    return width + -width % LINE
 
 
 class Block(NamedTuple):
@@ -89,20 +75,31 @@ def successor_major(kernel: Tensor) -> Tensor:
     return laid if kernel.dim() == 4 else laid[0]
 
 
+def lying(kernel: Tensor) -> Tensor | None:
+    """Kernels `[B, S, A, S]` as `[B, S', W]` without a copy, or None if they lie otherwise."""
+    if torch.compiler.is_compiling():  # which knows no storage
+        return None
+    replicas, states, actions, _ = kernel.shape
+    width = padded(states * actions)
+    outer, one, across, middle = kernel.stride()
+    end = kernel.storage_offset() + (replicas - 1) * outer + states * middle
+    room = kernel.untyped_storage().nbytes() // kernel.element_size()
+    aligned = outer % LINE == 0 or replicas == 1
+    if (middle, across, one) != (width, states, 1) or not aligned or end > room:
+        return None
+    return kernel.as_strided((replicas, states, width), (outer, width, 1))
+
+
 def matrix(kernel: Tensor, buffer: Tensor | None = None) -> Tensor:
     """Kernels `[B, S, A, S]` as `[B, S', W]`, rows padded; without a copy if they lie like this.
 
     A copy is written to the `buffer`, if given: memory at hand is faster than fresh one.
     """
+    found = lying(kernel)
+    if found is not None:
+        return found
     replicas, states, actions, _ = kernel.shape
-    width = states * actions + -states * actions % LINE
-    if not torch.compiler.is_compiling():  # which knows no storage
-        outer, one, across, middle = kernel.stride()
-        end = kernel.storage_offset() + (replicas - 1) * outer + states * middle
-        room = kernel.untyped_storage().nbytes() // kernel.element_size()
-        aligned = outer % LINE == 0 or replicas == 1
-        if (middle, across, one) == (width, states, 1) and aligned and end <= room:
-            return kernel.as_strided((replicas, states, width), (outer, width, 1))
+    width = padded(states * actions)
     wide = kernel.new_zeros(replicas, states, width) if buffer is None else buffer[:replicas]
     narrow(wide, states, actions).copy_(kernel.movedim(-1, 1))
     return wide
@@ -173,8 +170,35 @@ def restricted(model: Model | Dense, rows: slice) -> Model | Dense:
     )
 
 
-def blocks(model: Model | Dense, count: int, check: bool = True) -> Iterator[Block]:
+def blocks(model: Model | Dense, count: int) -> Iterator[Block]:
     """Cut `count` replicas of a model into blocks that fit the cache; a single one on a GPU.
+
+    Raises:
+        ValueError: as `backups`.
+    """
+    size = fitting(model, count)
+    for begin, backup in zip(range(0, count, size), backups(model, count, size), strict=True):
+        rows = slice(begin, min(begin + size, count))
+        yield Block(rows, restricted(model, rows), backup)
+
+
+def fitting(model: Model | Dense, count: int, share: float = 1.0) -> int:
+    """How many of `count` replicas fit that share of the cache, at least 1; all on a GPU."""
+    if model.reward.device.type != "cpu":
+        return max(1, count)
+    states, actions = model.size
+    shared = not model.batched if isinstance(model, Model) else model.kernel.dim() == 3
+    width = 4 * model.probability.shape[-1] if sparse(model) else states
+    return max(1, int(share * CACHE) // (8 * states * actions * (4 if shared else width)))
+
+
+def sparse(model: Model | Dense) -> TypeGuard[Model]:
+    """Whether the outcomes are looked up as they are listed."""
+    return isinstance(model, Model) and SPARSE * model.probability.shape[-1] <= model.size[0]
+
+
+def backups(model: Model | Dense, count: int, size: int, check: bool = True) -> Iterator[Backup]:
+    """Blocks of `size` of `count` replicas; the next one may overwrite the last one's memory.
 
     Raises:
         ValueError: probabilities that do not sum to 1, a reward that is not finite; names state
@@ -184,30 +208,31 @@ def blocks(model: Model | Dense, count: int, check: bool = True) -> Iterator[Blo
         check_reward(model)
         if isinstance(model, Model):
             check_rows(model.probability)
-    states, actions = model.size
-    dense, shared, width = True, False, states
-    if isinstance(model, Dense):
-        shared = model.kernel.dim() == 3
-    else:
-        outcomes = model.probability.shape[-1]
-        dense, shared = SPARSE * outcomes > states, not model.batched
-        width = states if dense else 4 * outcomes
-    fitting = max(1, CACHE // (8 * states * actions * (4 if shared else width)))
-    size = fitting if model.reward.device.type == "cpu" else max(1, count)
+    parts = (restricted(model, slice(i, i + size)) for i in range(0, count, size))
+    if sparse(model):
+        yield from cast(Iterator[Model], parts)
+        return
+    laid = lying(model.kernel) if isinstance(model, Dense) and model.kernel.dim() == 4 else None
+    if laid is None:
+        matrices = copies(parts)
+    else:  # many small blocks may follow: what all of them need is done once
+        paid = batched(model).reward.mT.contiguous().mT.expand(count, -1, -1)
+        matrices = map(Matrix, laid.split(size), paid.split(size))
+    width = model.size[0] * model.size[1]
+    for backup in matrices:
+        if check and isinstance(model, Dense) and not sound(backup.kernel[..., :width]):
+            check_rows(model.kernel)
+        yield backup
+
+
+def copies(parts: Iterable[Model | Dense]) -> Iterator[Matrix]:
+    """The models one after the other, in the same memory where they have to be copied."""
     buffer: Tensor | None = None
-    for begin in range(0, count, size):
-        rows = slice(begin, min(begin + size, count))
-        part = restricted(model, rows)
-        if isinstance(part, Dense) or dense:
-            kernel, reward = batched(part)
-            wide = matrix(kernel, buffer)
-            buffer = None if wide.data_ptr() == kernel.data_ptr() else wide
-            backup: Backup = Matrix(wide, reward.mT.contiguous().mT)
-            if check and isinstance(model, Dense) and not sound(wide[..., : states * actions]):
-                check_rows(model.kernel)
-        else:
-            backup = part
-        yield Block(rows, part, backup)
+    for part in parts:
+        kernel, reward = batched(part)
+        wide = matrix(kernel, buffer)
+        buffer = None if wide.data_ptr() == kernel.data_ptr() else wide
+        yield Matrix(wide, reward.mT.contiguous().mT)
 
 
 def batched(model: Model | Dense) -> Dense:
@@ -222,9 +247,9 @@ def sound(kernel: Tensor) -> bool:
     """Whether the columns of `[B, S', S * A]` are distributions; costs no more than a sweep."""
     # The plain reduction first: of the two it fetches fresh memory at twice the speed.
     least = kernel.amin()
-    ones = kernel.new_ones(1, 1, kernel.shape[1]).expand(kernel.shape[0], -1, -1)
-    total = torch.bmm(ones, kernel)
-    return bool(((total - 1).abs() <= ROUNDING).all() & (least >= 0))
+    ones = kernel.new_ones(kernel.shape[0], 1, kernel.shape[1])
+    low, high = (float(total) - 1 for total in torch.aminmax(torch.bmm(ones, kernel)))
+    return float(least) >= 0 and low >= -ROUNDING and high <= ROUNDING
 
 
 def check_reward(model: Model | Dense) -> None:

@@ -22,6 +22,7 @@ from rlkit.planning import (
     soft_backward_induction,
     soft_value_iteration,
     stationary_law,
+    successor_major,
     value_iteration,
 )
 
@@ -69,6 +70,24 @@ def test_negative_probabilities_and_the_replica_are_named(planner, garnet, polic
     model.kernel[3, 1, 0] = torch.tensor([0.6, 0.6, -0.2, 0.0], dtype=torch.float64)
     with pytest.raises(ValueError, match="state 1, action 0, replica 3 holds -0.2"):
         PLANNERS[planner](model, policy)
+
+
+@pytest.mark.parametrize("laid", [False, True])
+@pytest.mark.parametrize("replica", [0, 7, 15, 16])
+def test_bad_rows_are_found_in_whichever_block_they_lie(replica, laid, garnet, monkeypatch):
+    monkeypatch.setattr("rlkit.planning.layout.CACHE", 4 * 8 * 4 * 4 * 2 * 3)  # blocks of three
+    good = garnet(1, 4, 2, 4, replicas=17).dense()
+    rows = {
+        r"holds -1e-12": torch.tensor([0.5, 0.5, 1e-12, -1e-12], dtype=torch.float64),
+        r"sums to 0\.9999": torch.tensor([0.5, 0.4999, 0.0, 0.0], dtype=torch.float64),
+        r"": torch.tensor([0.5, 0.5, math.nan, 0.0], dtype=torch.float64),
+    }
+    for text, row in rows.items():
+        kernel = good.kernel.clone()
+        kernel[replica, 3, 1] = row
+        kernel = successor_major(kernel) if laid else kernel
+        with pytest.raises(ValueError, match=rf"state 3, action 1, replica {replica} .*{text}"):
+            backward_induction(Dense(kernel, good.reward), 3)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -169,3 +169,13 @@ def test_values_alone_are_the_same_bits(form, cap, garnet):
     for count in (1, 40):
         model = shaped(garnet(count, 6, 3, 2, ends=1), form)
         assert torch.equal(optimal_values(model, 5, cap), backward_induction(model, 5, cap).value)
+
+
+def test_plans_are_ordinary_tensors_without_gradient(garnet):
+    dense = garnet(16, 5, 2, 3, replicas=3).dense()
+    reward = dense.reward.clone().requires_grad_()
+    plan = backward_induction(dense._replace(reward=reward), 4)
+    assert not any(part.requires_grad or part.is_inference() for part in plan)
+    (plan.value[:, 0] * reward.sum(-1)).sum().backward()  # a saved factor, as in any loss
+    assert torch.equal(reward.grad, plan.value[:, 0, :, None].expand(3, 5, 2))
+    plan.q.add_(1)
