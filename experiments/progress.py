@@ -72,7 +72,7 @@ class Bar:
 
     def __init__(self, name: str, steps: int) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # names may hold brackets
             BarColumn(),
             TaskProgressColumn(),
             TextColumn("{task.fields[speed]}"),

@@ -106,7 +106,8 @@ class Session:
         rows = {k.removeprefix(RECORD): v for k, v in tensors.items() if not k.startswith(STATE)}
         if set(rows) != set(self.rows):
             name = min(set(rows) ^ set(self.rows))
-            raise ValueError(f"{'surplus' if name in rows else 'missing'} record {name!r}")
+            odd = "surplus" if name in rows else "missing"
+            raise ValueError(f"{odd} record {name!r}: another version's; remove the folder")
         for name, values in rows.items():
             expected = (done, self.config.replicas)
             if tuple(values.shape) != expected or values.dtype != torch.float64:

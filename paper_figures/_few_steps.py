@@ -77,32 +77,48 @@ def baseline(
 
 
 class Rerun:
-    """The first replica of a run once more, as far as `steps`."""
+    """A run once more in the same groups, as far as `steps`; shows its first replica."""
 
     def __init__(self, cell: Cell, steps: int, count: int = 4000) -> None:
         config = cell.config
+        self.cell, self.count, self.group = cell, count, int(config["group"])
         self.problem, self.agent = build(config, "problem"), build(config, "agent")
         loop = Rollout(
-            Run(self.problem, self.agent, max(steps, 1), 1, int(config["seed"]), group=1)
+            Run(
+                self.problem,
+                self.agent,
+                max(steps, 1),
+                1,
+                int(config["seed"]),
+                group=self.group,
+            )
         )
-        self.loop, self.count = loop, count
-        self.spec = loop.groups[0].spec
+        self.loop, self.spec = loop, loop.groups[0].spec
 
     def chains(self, steps: int) -> Array:
-        """Points after `steps` iterations, noise level first, `[T + 1, B, d]`."""
+        """Points after `steps` iterations, noise level first, `[T + 1, B, d]`.
+
+        Raises:
+            ValueError: the run does not come out as it was recorded.
+        """
         self.loop.advance(steps)
-        learned = self.loop.groups[0].carry.agent.policy.parameters
-        rng = Rng(2, "chains", torch.arange(1))
-        prompt = torch.zeros(1, self.count, dtype=torch.int64)
+        state = self.loop.groups[0].carry.agent
+        if steps in self.cell.step:
+            again = self.agent.diagnostics(self.spec, state)["distance"][0].item()
+            wanted = self.cell.metric("distance")[self.cell.step == steps][0, 0]
+            if not np.isclose(again, wanted, rtol=1e-6):
+                raise ValueError(f"{self.cell.run.key} again: distance {again}, was {wanted}")
+        rng = Rng(2, "chains", torch.arange(self.group))
+        prompt = torch.zeros(self.group, self.count, dtype=torch.int64)
         with torch.no_grad():
-            written = self.agent.model.write(self.spec, learned, prompt, rng)
+            written = self.agent.model.write(self.spec, state.policy.parameters, prompt, rng)
         found: Array = written.chain[0].numpy()
         return found
 
     @property
     def data(self) -> Array:
         """A sample of the data, `[B, d]`."""
-        prompt = torch.zeros(1, self.count, dtype=torch.int64)
-        drawn = self.spec.known.diffusion.data(Rng(2, "data", torch.arange(1)), "data", prompt)
-        sample: Array = drawn[0].numpy()
+        rng = Rng(2, "data", torch.arange(self.group))
+        prompt = torch.zeros(self.group, self.count, dtype=torch.int64)
+        sample: Array = self.spec.known.diffusion.data(rng, "data", prompt)[0].numpy()
         return sample

@@ -31,17 +31,17 @@ from rlkit.paper_figures._drakes_motif import (
 
 CAPTION = """
 Masked diffusion of 30 letters in T = 12 parallel steps with a trained convolutional denoiser
-(MotifDNA): 512 outputs a replica, means and 95 % intervals over replicas. Data of a Markov chain,
-the reward being the smooth fit of two motifs: (a) GATAAG and CACGTG, which hold more A and G than C
-and T (the gradient without KL follows that to sequences of A and G); (b) GATAAG and CTTCCG, which
-hold three of each letter. (c) Data that carry each motif of (a) with probability 0.3, the reward
-being a network fitted to 5000 noisy labels (proxy), judged also by a second network fitted to other
-5000 (held-out) and by the truth. 3-mer: correlation of the counts of words of three letters with
-the best 0.1 % of the training sequences. log p_0: mean exact log-probability under the data law.
-CG: gradient of the reward of the posterior mean; SMC and TDS: 16 particles, temperature 0.05, as
-CG; SVDD-PM: the best of ten candidates a step. DRAKES fine-tunes a copy of the denoiser (24 chains
-an iteration, gradient through the last K = 6 steps or all). Right: reward against naturalness.
-Thresholds of the claims are proposals of the specification.
+(MotifDNA): 512 outputs a replica (of DRAKES 256), means and 95 % intervals over replicas. Data of a
+Markov chain, the reward being the smooth fit of two motifs: (a) GATAAG and CACGTG, which hold more
+A and G than C and T (the gradient without KL follows that to sequences of A and G); (b) GATAAG and
+CTTCCG, which hold three of each letter. (c) Data that carry each motif of (a) with probability 0.3,
+the reward being a network fitted to 5000 noisy labels (proxy), judged also by a second network
+fitted to other 5000 (held-out) and by the truth. 3-mer: correlation of the counts of words of three
+letters with the best 0.1 % of the training sequences. log p_0: mean exact log-probability under the
+data law. CG: gradient of the reward of the posterior mean; SMC and TDS: 16 particles, temperature
+0.05, as CG; SVDD-PM: the best of ten candidates a step. DRAKES fine-tunes a copy of the denoiser
+(24 chains an iteration, gradient through the last K = 6 steps or all). Right: reward against
+naturalness. Thresholds of the claims are proposals of the specification.
 """
 
 # Of labels whose points are near each other, in (a) and (b).

@@ -137,7 +137,7 @@ class SFTPG(FitAgent):
         parts[slot] = written.chain
         memory = memory._replace(buffer=torch.stack(parts, 1))
         data = fitted_task(spec).data(rng, "data", written.prompt)
-        worth = self.centred(spec, memory, written.point, data)
+        worth = self.worth(spec, memory, written.point, data)
         memory = memory._replace(
             value=self.regressed(spec, memory, written, worth),
             critic=self.criticised(spec, memory, written, data, rng),
@@ -148,8 +148,8 @@ class SFTPG(FitAgent):
             memory = memory._replace(buffer=torch.zeros_like(memory.buffer))
         return Learner(policy, memory, state.iteration + 1, state.replica)
 
-    def centred(self, spec: Spec, memory: Memory, point: Tensor, data: Tensor) -> Tensor:
-        """Critic f at samples `[N, B, d]`, less its mean on the data, `[N, B]`.
+    def worth(self, spec: Spec, memory: Memory, point: Tensor, data: Tensor) -> Tensor:
+        """Critic f at samples `[N, B, d]`, less its mean on the data unless `coupled`, `[N, B]`.
 
         Raises:
             ValueError: a value that is not finite.
@@ -158,9 +158,10 @@ class SFTPG(FitAgent):
             if isinstance(memory.data, Tensor):
                 found = witness_1d(point[..., 0], memory.data, point[..., 0])
             elif isinstance(memory.critic, Trained):
-                parameters = memory.critic.parameters
-                level = criticise(parameters, data).mean(1, keepdim=True)
-                found = (criticise(parameters, point) - level).double()
+                found = criticise(memory.critic.parameters, point).double()
+                if not self.coupled:  # then V learns the constant, and f learns from V
+                    level = criticise(memory.critic.parameters, data).mean(1, keepdim=True)
+                    found = found - level.double()
             else:
                 # Its mean on the data is a constant, too, which only the value has to learn.
                 found = mmd_witness(point, fitted_task(spec).mixture)
@@ -195,9 +196,8 @@ class SFTPG(FitAgent):
             gap = critic_loss(parameters, written.point, data, self.penalty, mix)
             if values is None:
                 return gap
-            level = criticise(parameters, data).mean(1, keepdim=True)
-            worth = criticise(parameters, written.point) - level
-            return gap + ((values - worth.repeat(1, horizon)) ** 2).mean(1)
+            target = criticise(parameters, written.point).repeat(1, horizon)
+            return gap + ((values - target) ** 2).mean(1)
 
         return improve(memory.critic, loss, self.critic_rate)
 
@@ -232,7 +232,7 @@ class SFTPG(FitAgent):
         prompt = torch.zeros(n, piles * b, dtype=torch.int64, device=chain.device)
         steps = steps_of(Chains(chain, prompt, chain[:, 1:, :, 0]))
         if worth is None:
-            worth = self.centred(spec, memory, chain[:, 0], data)
+            worth = self.worth(spec, memory, chain[:, 0], data)
         advantage = worth.repeat(1, size - 1)
         if isinstance(memory.value, Trained):
             advantage = advantage - self.levels(spec, memory, steps).double()

@@ -7,12 +7,12 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from rlkit.diffusion.checks import trusted
+from rlkit.diffusion.checks import checking, trusted
 from rlkit.diffusion.explicit_noise import given_noise
 from rlkit.diffusion.kernels import Kernel
 from rlkit.diffusion.mixtures import Mixture, gm1, lqg, ring
 from rlkit.diffusion.noise_policies import refuse_lost_noise
-from rlkit.diffusion.problem import ChainState, DiffusionProblem, ended
+from rlkit.diffusion.problem import ChainState, DiffusionProblem, ended, numbers
 from rlkit.diffusion.prompts import PromptDiffusion, PromptModes, Sigmoid, embeddings
 from rlkit.diffusion.rewards import Judge, Quadratic
 from rlkit.diffusion.schedules import Schedule, linear_schedule, terminal_schedule
@@ -75,6 +75,7 @@ class NoisePrompt(DiffusionProblem):
     last_variance: float = 1e-4  # of the last step where it would be 0, > 0
     allow_uncontrollable: bool = False  # whether x_T may have no influence
 
+    options: ClassVar[tuple[str, ...]] = ("c", "noise")
     example_agent: ClassVar[str] = "diffusion_best_of_n"
 
     def __post_init__(self) -> None:
@@ -230,7 +231,7 @@ class NoisePrompt(DiffusionProblem):
                 "'ddim' with eta > 0"
             )
         accepted = usual.noise.shape
-        value = torch.as_tensor(noise, device=usual.noise.device).to(usual.noise.dtype)
+        value = numbers("noise", noise, usual.noise.device).to(usual.noise.dtype)
         if value.shape not in (accepted, accepted[1:]):
             raise ValueError(f"noise has shape {tuple(value.shape)}; accepted: {tuple(accepted)}")
         if not bool(torch.isfinite(value).all()):
@@ -243,6 +244,12 @@ class NoisePrompt(DiffusionProblem):
         """Run the sampler on x_T = `action` `[N, d]`, or score a batch."""
         task = self.task(instance)
         if isinstance(action, (Chains, Samples, Noise)):
+            if (
+                isinstance(state.given, Tensor)
+                and checking(state.given)
+                and bool(state.given.any())
+            ):
+                raise ValueError("options['noise'] is for single x_T; accepted: no batch after it")
             return self.scored(task, state, action, rng)
         start = action.to(state.point.dtype)[:, None]
         prompt = state.prompt[:, None]
@@ -253,8 +260,8 @@ class NoisePrompt(DiffusionProblem):
         reward = task.reward(point, prompt)
         after = state._replace(point=point[:, 0], time=0 * state.time)
         over, paid = torch.ones_like(state.prompt).bool(), reward[:, 0].float()
-        told = ended(task, over, point[:, 0], state.prompt, paid)
-        return Step(after, paid, (~over).float(), PromptScores(reward, point, *told))
+        end = ended(task, over, point[:, 0], state.prompt, paid)
+        return Step(after, paid, (~over).float(), PromptScores(reward, point, *end))
 
     def observe(self, instance: Instance, state: ChainState) -> Tensor:  # type: ignore[override]
         """Embedding of the prompt, `[N, E]`."""

@@ -65,6 +65,7 @@ class ResidualActions(
         Raises:
             ValueError: an action outside the action space.
         """
+        action = np.asarray(action, np.float32)
         if not self.action_space.contains(action):
             raise ValueError(f"action = {action!r} outside {self.action_space}")
         mean, deviation = self.reference()

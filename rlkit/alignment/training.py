@@ -56,12 +56,15 @@ def improve(trained: Trained, loss: Loss, rate: float, bound: float = math.inf) 
         bound: > 0, infinite for none.
     """
     leaves, structure = tree_flatten(trained.parameters)
-    slopes = limited(gradient(trained.parameters, loss), bound)
-    after = []
-    for leaf, slope, adam in zip(leaves, slopes, trained.adam, strict=True):
-        # Logits of illegal tokens are -inf and stay so.
-        slope = torch.where(torch.isfinite(leaf), slope, torch.zeros_like(slope))
-        after.append(descend(leaf, slope, adam, rate))
+    # Logits of illegal tokens are -inf and stay so.
+    slopes = [
+        torch.where(torch.isfinite(leaf), slope, torch.zeros_like(slope))
+        for leaf, slope in zip(leaves, gradient(trained.parameters, loss), strict=True)
+    ]
+    moved = [
+        descend(leaf, slope, adam, rate)
+        for leaf, slope, adam in zip(leaves, limited(slopes, bound), trained.adam, strict=True)
+    ]
     return Trained(
-        tree_unflatten([leaf for leaf, _ in after], structure), tuple(adam for _, adam in after)
+        tree_unflatten([leaf for leaf, _ in moved], structure), tuple(adam for _, adam in moved)
     )

@@ -5,7 +5,7 @@ reward comes last. For one that acts with `Chains`, `Samples` or `Noise`, a step
 the problem scores the batch, after running its frozen sampler on `Noise`.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ class DiffusionProblem:
 
     Subclasses define `horizon` (the T steps of a chain), `instance`, and `task`.
     """
+
+    options: ClassVar[tuple[str, ...]] = ("c", "x_T")  # of `reset_to`
 
     @property
     def horizon(self) -> int:
@@ -86,16 +88,17 @@ class DiffusionProblem:
                 "noise is an option where the problem runs a sampler with noise; here the action "
                 "is x_(t-1) itself and nothing is drawn; accepted: 'c', 'x_T'"
             )
-        if set(options) - {"c", "x_T"}:
-            raise ValueError(f"options hold {sorted(options)}; accepted: 'c', 'x_T'")
+        if set(options) - set(self.options):
+            accepted = ", ".join(map(repr, self.options))
+            raise ValueError(f"options hold {sorted(options)}; accepted: {accepted}")
         task, like = self.task(instance), usual.point
-        prompt = torch.as_tensor(options.get("c", usual.prompt), device=like.device)
+        prompt = numbers("c", options.get("c", usual.prompt), like.device)
         if prompt.dtype not in WHOLE or prompt.shape not in ((), usual.prompt.shape):
             raise ValueError(f"c = {prompt.tolist()}; accepted: an integer, or one a chain")
         prompt = prompt.long()
         if int(prompt.min()) < 0 or int(prompt.max()) >= task.prompts:
             raise ValueError(f"c = {prompt.tolist()}; accepted: 0 .. {task.prompts - 1}")
-        start = torch.as_tensor(options.get("x_T", like), device=like.device)
+        start = numbers("x_T", options.get("x_T", like), like.device)
         if start.shape not in (like.shape, like.shape[1:]):
             raise ValueError(f"x_T has shape {tuple(start.shape)}; accepted: {tuple(like.shape)}")
         self.check_start(task, start.expand(like.shape))
@@ -213,6 +216,21 @@ def ended(
         told = {name: only(part[:, 0]) for name, part in task.parts(x, c).items()}
     parts = told or {"reward": only(reward)}
     return (only(known[:, 0]) if isinstance(known, Tensor) else ()), parts
+
+
+def numbers(name: str, value: Any, device: torch.device) -> Tensor:
+    """An option as a tensor.
+
+    Raises:
+        ValueError: it is no array of real numbers.
+    """
+    try:
+        found = torch.as_tensor(value, device=device)
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    if found is None or found.is_complex():
+        raise ValueError(f"{name} = {value!r:.80}; accepted: real numbers")
+    return found
 
 
 def check_finite(name: str, values: Tensor) -> None:

@@ -73,14 +73,21 @@ def trained(module: nn.Module, adapter: Any, parameters: dict[str, Tensor]) -> A
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """A new folder to fill; it takes the place of `folder`, whole, when the block succeeds."""
     fresh = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    former = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     try:
         yield fresh
         for path in fresh.rglob("*"):
             if path.is_file():
                 files.sync_file(path)
         if folder.exists():
-            shutil.rmtree(folder)
-        fresh.replace(folder)
+            folder.replace(former)
+        try:
+            fresh.replace(folder)
+        except OSError:
+            if former.exists():
+                former.replace(folder)
+            raise
         files.sync_folder(folder.parent)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        for left in (fresh, former):
+            shutil.rmtree(left, ignore_errors=True)

@@ -9,8 +9,9 @@ import torch
 
 from rlkit.adapters import make_single
 from rlkit.diffusion.explicit_noise import given_noise
+from rlkit.diffusion.policies import AffinePolicy
 from rlkit.diffusion.sampling import sample
-from rlkit.diffusion.task import knowledge, run_reference
+from rlkit.diffusion.task import Noise, knowledge, run_reference
 from rlkit.engine import BatchedEnv, Streams
 from rlkit.envs.diffusion.gauss_mix import GaussMixDiffusion
 from rlkit.envs.diffusion.masked_seq import MaskedSeq
@@ -240,7 +241,11 @@ def test_rows_have_noise_of_their_own_and_without_it_what_they_always_drew():
         (NOISY, {"noise": np.zeros((3, 2))}, r"noise has shape \(3, 2\); accepted: \(1, 4, 2\)"),
         (NOISY, {"noise": np.full((4, 2), np.nan)}, "noise holds a number that is not finite"),
         (NOISY, {"x_T": [0.0, 0.0]}, "x_T is the action here; accepted options: 'c', 'noise'"),
-        (NOISY, {"eps": 0}, "options hold"),
+        (NOISY, {"eps": 0}, r"options hold \['eps'\]; accepted: 'c', 'noise'"),
+        (NOISY, {"noise": "a"}, "noise = 'a'; accepted: real numbers"),
+        (NOISY, {"noise": None}, "noise = None; accepted: real numbers"),
+        (NOISY, {"noise": np.zeros((4, 2)) * 1j}, "accepted: real numbers"),
+        (NOISY, {"c": "first"}, "c = 'first'; accepted: real numbers"),
         ({}, {"noise": np.zeros((20, 2))}, r"kernel = 'ddim' with eta = 0\.0; accepted: 'ddpm'"),
         (NOISY | {"kernel": "exact"}, {"noise": np.zeros((4, 2))}, "kernel = 'exact'"),
     ],
@@ -249,6 +254,29 @@ def test_noise_that_the_sampler_cannot_use_is_refused(fields, options, message):
     env = make_single(problem="NoisePrompt-v0", **fields)
     with pytest.raises(ValueError, match=message):
         env.reset(seed=0, options=options)
+
+
+def test_a_batch_after_noise_for_single_starts_is_refused():
+    problem = NoisePrompt(**NOISY)
+    env = BatchedEnv(problem, 2)
+    env.reset(seed=0, options={"noise": np.zeros((4, 2))})
+    start = Noise(torch.zeros(2, 3, 2).double(), torch.zeros(2, 3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="accepted: no batch after it"):
+        problem.transition(env.instance, env.state, start, Streams(0, torch.arange(2)).at("env", 0))
+
+
+def test_a_policy_and_the_reference_walk_on_the_same_noise():
+    problem = GaussMixDiffusion(data="gm2", steps=4)
+    task, rng = set_up(problem)
+    noise = torch.tensor(numbers(8, N, 4, B, 2))
+    start, prompt = torch.zeros(N, B, 2).double(), torch.zeros(N, B, dtype=torch.int64)
+    spec = problem.spec(problem.instance(rng))
+    policy = AffinePolicy()
+    written = policy.write(
+        spec, policy.start(spec, rng), prompt, given_noise(rng, 4, noise, noise[..., 0] % 1), start
+    )
+    reference = run_reference(task, start, prompt, given_noise(rng, 4, noise))
+    torch.testing.assert_close(written.point, reference)
 
 
 @pytest.mark.parametrize("name", ["GaussMixDiffusion-v0", "MaskedSeq-v0"])
@@ -268,5 +296,12 @@ def test_given_noise_of_another_shape_is_refused():
     start, prompt = torch.zeros(N, B + 1, 2).double(), torch.zeros(N, B + 1, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"draw 'chain/4/noise' has shape \(2, 3, 2\); accepted"):
         run_reference(task, start, prompt, given_noise(rng, 4, noise))
+    for wrong, message in (
+        ({"noise": noise + math.nan}, "noise holds a number that is not finite"),
+        ({"noise": [[0.0]]}, r"noise is a list; accepted: a torch.Tensor"),
+        ({"uniform": noise[..., 0] + 1}, r"uniform holds a number outside \[0, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            given_noise(rng, 4, **wrong)
     with pytest.raises(ValueError, match="draw 'start' is not given"):
         task.start(given_noise(rng, 4, noise), "start", 1)

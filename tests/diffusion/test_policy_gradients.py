@@ -253,6 +253,15 @@ def test_gradients_are_cut_at_their_norm_in_each_replica_alone():
     np.testing.assert_allclose(free.adam[0].mean[1] * 10, [30, 0, 0], atol=1e-4)
 
 
+def test_a_cut_gradient_does_not_see_logits_that_stay_at_minus_infinity():
+    start = torch.tensor([[0.5, -math.inf, 0.2]])
+    for bound in (1.0, math.inf):
+        after = improve(
+            start_training(start), lambda leaf: ((leaf - 0.9 * start) ** 2).sum(1), 0.1, bound
+        )
+        np.testing.assert_allclose(after.parameters, [[0.4, -math.inf, 0.1]], atol=1e-5)
+
+
 # Gradients
 
 

@@ -136,6 +136,7 @@ def test_bounds_and_actions_outside_their_range_are_refused():
     with pytest.raises(RuntimeError, match="no chain was begun"):
         env.reference()
     env.reset(seed=0)
+    env.step([0.0])
     for action in (np.array([5.5], dtype=np.float32), np.zeros(2, dtype=np.float32)):
         with pytest.raises(ValueError, match="outside Box"):
             env.step(action)

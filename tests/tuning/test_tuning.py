@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -133,6 +134,24 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
         broken(fresh)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert [path.name for path in (place / "part").iterdir()] == ["new"]
+
+
+def test_a_folder_that_cannot_be_replaced_is_kept(tmp_path, monkeypatch):
+    place = tmp_path / "model"
+    place.mkdir()
+    (place / "old").write_text("old")
+    real = Path.replace
+
+    def full(self, target):
+        if ".tmp-" in self.name:
+            raise OSError("No space left on device")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space"), replacing_folder(place) as fresh:
+        fresh.mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (place / "old").read_text() == "old"
 
 
 def test_a_trained_copy_leaves_the_model_as_it_was():
