@@ -48,11 +48,14 @@ naturalness. Thresholds of the claims are proposals of the specification.
 PLACES: tuple[dict[str, tuple[tuple[int, int], str]], ...] = (
     {
         "CG": ((2, -11), "left"),
-        "SMC(16)": ((-4, -22), "right"),
-        "SVDD-PM(10)": ((2, 5), "left"),
-        "DRAKES, α = 0.02": ((-4, 5), "right"),
+        "SMC(16)": ((-4, -11), "right"),
+        "SVDD-PM(10)": ((-4, -10), "right"),
     },
-    {},
+    {
+        "CG": ((5, -3), "left"),
+        "SMC(16)": ((4, -11), "left"),
+        "SVDD-PM(10)": ((-5, 4), "right"),
+    },
 )
 NATURAL = {"natural": "3-mer", "log_data": "log p₀"}
 COLUMNS = {
@@ -123,7 +126,7 @@ def draw_plane(
         label = row.label.replace("DRAKES, ", "")
         shift, side = places.get(row.label, ((4, 4), "left"))
         note(ax, label, middle[0], middle[1], PALETTE[row.colour], shift, side)
-    ax.margins(0.16)
+    ax.margins(0.26, 0.16)
     ax.set(xlabel="mean log p₀", ylabel="median reward", title="reward and naturalness")
 
 
