@@ -24,15 +24,22 @@ DDPM steps of variance 1 - a_t, sigmoid schedule. (a) The released end_beta = 0.
 step every iteration, the policy every fifth, by one minibatch of 128 steps at rate 0.00005
 (released; 300 passes over the data make the 23,700 iterations of (a)) or by ten at 0.0001
 (aggressive). Coupled as in the released script, where the error of the value also moves the critic;
-apart: the critic takes no notice of the value. Thin: single replicas; thick: median; what passes 2
+apart: the critic takes no notice of the value. Thin: single replicas; thick: median; what passes 3
 leaves the picture. Grey: the frozen sampler, and DDIM and DPM-Solver++(2M) at the same T. (c) 2000
-samples of the first replica of the released runs, frozen and after 3000 iterations; black: data.
+samples of the first replica of the released runs, frozen and after 2880 iterations; black: data.
 """
 RUNS = {
     "released": (GENTLE, True, "vermilion"),
     "aggressive": (BOLD, True, "blue"),
     "aggressive, apart": (BOLD, False, "orange"),
 }
+# Of the frozen samplers: where along the axis, and on which side of their line.
+LABELS = {
+    PAPER: (("ddpm", "DDPM", 1, "bottom"), ("ddim", "DDIM", 1, "top"),
+            ("dpm++", "DPM-Solver++", 1, "bottom")),
+    NOISY: (("ddpm", "DDPM", 0.003, "top"), ("ddim", "DDIM", 1, "bottom"),
+            ("dpm++", "DPM-Solver++", 1, "top")),
+}  # fmt: skip
 
 
 def run(data: Data, end_beta: float, name: str = "released") -> Cell:
@@ -48,7 +55,7 @@ def frozen(end_beta: float, sampler: str = "ddpm") -> Array:
 
 def plot(data: Data) -> Figure:
     """Curves of both schedules, and samples."""
-    figure = plt.figure(figsize=(7.4, 4.9), layout="constrained")
+    figure = plt.figure(figsize=(7.4, 4.6), layout="constrained")
     parts = np.asarray(figure.subfigures(2, 1, height_ratios=(1.1, 1)))
     left, right = parts[0].subplots(1, 2)
     draw_curves(left, data, PAPER, tuple(RUNS), "(a) end_beta = 0.01 (released)")
@@ -66,16 +73,15 @@ def draw_curves(ax: Axes, data: Data, end_beta: float, names: tuple[str, ...], t
         ax.plot(cell.step, values, color=colour, linewidth=0.4, alpha=0.6)
         ax.plot(cell.step, np.median(values, 1), color=colour, label=f"SFT-PG, {name}")
     last = float(run(data, end_beta).step[-1])
-    labels = (("ddpm", "DDPM", 0.1), ("ddim", "DDIM", 0.3), ("dpm++", "DPM-Solver++", 1.0))
-    for sampler, label, place in labels:
+    for sampler, label, place, side in LABELS[end_beta]:
         level = frozen(end_beta, sampler).mean()
         ax.axhline(level, color=PALETTE["grey"], linewidth=0.8, linestyle=":")
         ax.text(
-            place * last, level, label, fontsize=6.5, ha="right", va="bottom", color=PALETTE["grey"]
+            place * last, level, label, fontsize=6.5, ha="right", va=side, color=PALETTE["grey"]
         )
     ax.set(xlabel="iteration", ylabel="sliced W2 to the data", title=title, xlim=(1, last))
-    ax.set(xscale="log", yscale="log", ylim=(0.01, 2))
-    ax.legend(loc="upper right", fontsize=6.5)
+    ax.set(xscale="log", yscale="log", ylim=(0.01, 3))
+    ax.legend(loc="lower left" if end_beta == PAPER else "upper right", fontsize=6.5)
 
 
 def draw_samples(axes: Array, data: Data) -> None:
