@@ -35,7 +35,7 @@ RUNS = {
 }
 # Of the frozen samplers: where along the axis, and on which side of their line.
 LABELS = {
-    PAPER: (("ddpm", "DDPM", 1, "bottom"), ("ddim", "DDIM", 1, "top"),
+    PAPER: (("ddpm", "DDPM", 1, "bottom"), ("ddim", "DDIM", 0.2, "top"),
             ("dpm++", "DPM-Solver++", 1, "bottom")),
     NOISY: (("ddpm", "DDPM", 0.003, "top"), ("ddim", "DDIM", 1, "bottom"),
             ("dpm++", "DPM-Solver++", 1, "top")),
